@@ -87,16 +87,13 @@ class User:
 
     def item_of(self, sub, plan):
         items = {i.id: i for s in self.snapshots(sub) for i in s.items.values()}
-        if len(items) == 1:
-            return next(iter(items))
-        return next((i.id for i in items.values() if i.plan == plan), None)
+        return next((i.id for i in items.values() if i.plan == plan or len(items) == 1), None)
 
     def zero_line_opens(self, item, line, invoice):
         shown = self.shown_as(item, invoice.sub)
-        if any(i.price == line.price and i.amount == 0 for _, i in shown):
-            return True
+        free = any(i.price == line.price and i.amount == 0 for _, i in shown)
         trialing = any(s.status == "trialing" and i.start == line.start for s, i in shown)
-        return invoice.reason == "subscription_cycle" and not trialing
+        return free or invoice.reason == "subscription_cycle" and not trialing
 
     def all_items(self):
         items = {item: sub for sub in self.subs for s in self.snapshots(sub) for item in s.items}
@@ -301,9 +298,8 @@ class User:
     def removed_at(self, item, sub):
         known = self.snapshots(sub, self.now)
         named = max([self.named.get(item, 0)] + [s.created for s in known if item in s.items])
-        if known and item not in known[-1].items and known[-1].created > named:
-            return min(s.created for s in known if s.created > named)
-        return None
+        removed = known and item not in known[-1].items
+        return min((s.created for s in known if removed and s.created > named), default=None)
 
     def is_over(self, item, sub):
         end = self.end_of(item, sub)
@@ -406,7 +402,8 @@ class User:
         openings = [o for o in self.openings[item] if o.start <= at]
         running = openings[-1] if openings and at < openings[-1].end else None
         last = known[-1] if known else None
-        if self.deleted_at(sub) <= at:
+        back = self.policy["refunded_access"] == "end" and openings and self.all_refunded(openings[-1], at)
+        if self.deleted_at(sub) <= at or back:
             return None
         if last is None or item not in last.items:
             newest = max([s.created for s in known if item in s.items] + [self.named.get(item, 0)])
@@ -418,8 +415,6 @@ class User:
             shown = self.paid_plan(running)
         if last.cancel_at is not None and last.cancel_at <= at and last.status not in TERMINAL:
             return None
-        if self.policy["refunded_access"] == "end" and openings and self.all_refunded(openings[-1], at):
-            return None
         paid = self.paid_plan(openings[-1]) if openings else None
         lower = min([p for p in (paid, shown) if p], key=self.catalog.rank, default=None)
         status, late = last.status, last.status in ("incomplete", "past_due", "unpaid")
@@ -429,13 +424,18 @@ class User:
             until_end = last.pause_collection and self.policy["pause_collection"] == "until_period_end"
             return (lower if running else None) if until_end else shown
         if status in ("past_due", "unpaid") or status == "canceled" and last.reason == "payment_failed":
-            grace = last.items[item].start + (last.days_until_due + self.policy["past_due_grace_days"]) * DAY
+            # The grace runs from the first unpaid period, also if the subscription went on to others.
+            seen = [(s, i.start) for s, i in self.shown_as(item, sub) if s.created <= at]
+            fine = max([s.created for s, _ in seen if s.status in ("active", "trialing")], default=0)
+            unpaid = [start for s, start in seen if s.status in ("past_due", "unpaid") and s.created > fine]
+            first = max([min(unpaid, default=NEVER), *(o.end for o in openings[-1:])])
+            grace = min(first, last.items[item].start)
+            grace += (last.days_until_due + self.policy["past_due_grace_days"]) * DAY
             if running or status == "past_due" and at < grace:
                 return lower
         return None
 
-    @staticmethod
-    def paid_since(opening, snapshot):
+    def paid_since(self, opening, snapshot):
         if snapshot.status == "incomplete":
             return opening.invoice.created >= snapshot.created
         later = all(item.start <= opening.start for item in snapshot.items.values())
@@ -448,8 +448,8 @@ class User:
 
     def all_refunded(self, opening, at):
         charges = [c.invoice for c in self.charges_of(opening) if c.invoice.total > 0]
-        invoices = [opening.invoice, *charges]
-        return opening.invoice.total > 0 and all(self.back(i, at) >= i.total for i in invoices)
+        charged = all(self.back(invoice, at) >= invoice.total for invoice in charges)
+        return charged and not self.after_refunds(opening, 10**6, at)
 
 
 class World:

@@ -4,10 +4,10 @@ A small Stripe: subscriptions renew, change, pause, fail and end; payments are r
 bought. Times are `"@-86400"` style, relative to the moment of play. With a test clock a life lies ahead of that
 moment, so that time passes between its steps.
 
-Left out, because the account does not know when it happened: free credits beside a refund that ends access, and
-in an unpaid period between two paid ones (both count as access); months that begin while a dispute is open of a
-payment that was a part of the price, or beside a pause (they are granted). Left out, because the rules do not
-say it: signup credits beside a plan for life. Not drawn: metered lines, thresholds, moves by an operator."""
+Left out, because the account does not know when it happened: free credits in an unpaid period between two paid
+ones (it counts as access); months that begin while a dispute is open of a payment that was a part of the price,
+or beside a pause (they are granted). Left out, because the rules do not say it: signup credits beside a plan for
+life. Not drawn: metered lines, thresholds, moves by an operator."""
 
 import datetime
 import random
@@ -40,8 +40,6 @@ def catalog(rnd):
         "refunded_access": rnd.choice(["keep", "end"]),
         "past_due_grace_days": rnd.choice([7, 3]),
     }
-    if policy["refunded_access"] == "end":
-        policy["free_credits"] = 0
     return {
         "tiers": {"free": 0, "basic": 1, "pro": 2, "biz": 3},
         "policy": policy,
@@ -464,19 +462,23 @@ class Life:
     def renew(self, sub, at):
         if sub.cancel_at_end:
             return self.end(sub, "cancellation_requested", at)
+        overdue = False
         if sub.status == "past_due":
             if self.rnd.random() < 0.5:
                 return self.end(sub, "payment_failed", self.t)
-            self.pay_late(sub)
-            if sub.status == "past_due":
-                return None
+            # Stripe goes on to the next period, also while the invoice of the last one is unpaid.
+            overdue = self.rnd.random() < 0.5
+            if not overdue:
+                self.pay_late(sub)
+                if sub.status == "past_due":
+                    return None
         first = sub.status == "trialing"
         if first and self.rnd.random() < 0.25:
             if self.rnd.random() < 0.5:
                 return self.end(sub, "cancellation_requested", at)
             sub.status = "paused"
             return self.show(sub)
-        sub.status, lines, trial = "active", [], sub.trial_end
+        sub.status, lines, trial = "past_due" if overdue else "active", [], sub.trial_end
         for item, i in sub.items.items():
             if i["end"] > at:
                 continue
@@ -513,11 +515,11 @@ class Life:
         self.tick(3600)
         if sub.paused:
             return None  # collection is paused: the invoice is voided
-        if self.rnd.random() < 0.12 and not self.source["policy"]["free_credits"]:
+        if overdue or self.rnd.random() < 0.12 and not self.source["policy"]["free_credits"]:
             sub.over["unpaid"] = lines
             self.invoice(sub, "subscription_cycle", lines, "open")
             sub.status = "past_due"
-            return self.show(sub, previous={"status": "active"})
+            return None if overdue else self.show(sub, previous={"status": "active"})
         self.invoice(sub, "subscription_cycle", pending + lines)
         return None
 
@@ -811,7 +813,7 @@ class Life:
             self.emit(*event)
 
     def dispute(self):
-        payments = [p for p in self.payments if not p["disputed"] and not p["back"]]
+        payments = [p for p in self.payments if not p["disputed"] and p["back"] < p["amount"]]
         if not payments:
             return
         p = self.rnd.choice(payments[-2:])

@@ -266,10 +266,9 @@ impl<'a> Account<'a> {
     /// 2.9: the highest plan that gives access at a moment.
     fn best_plan(&self, at: i64) -> Option<&'a Goods> {
         let subs = self.subs.iter().flat_map(|s| self.plans(s, at));
-        // Lifetime: "tier until refunded".
-        let kept = |e: &&&Event| {
-            e.created <= at && (e.total() <= 0 || self.facts.reversed(e, NEVER, true) < e.total())
-        };
+        // Lifetime: "tier until refunded". A dispute that was won was never one.
+        let back = |e: &Event| self.facts.reversed(e, at + 1, true).min(self.facts.reversed(e, NEVER, true));
+        let kept = |e: &&&Event| e.created <= at && (e.total() <= 0 || back(e) < e.total());
         let bought = self.paid.iter().filter(kept).flat_map(|e| self.facts.sales(e)).map(|s| s.0);
         let given = self.fixes.iter().filter(|(.., b)| b["action"] == "complimentary").filter(|(.., b)| {
             moment(&b["from"]).is_none_or(|from| from <= at)
@@ -296,7 +295,7 @@ impl<'a> Account<'a> {
             let plan = shown.and_then(|l| facts.plan(l));
             let running = item.running(at);
             let removed = ended.is_none() && item.end.is_some_and(|end| end <= at);
-            let given_back = running.is_some_and(|(p, _)| item.is_given_back(p));
+            let given_back = running.is_some_and(|(p, _)| item.is_given_back(p, at + 1));
             let ends = given_back && catalog.policy("refunded_access", "keep") == "end";
             if removed || ends {
                 return None;
@@ -326,7 +325,19 @@ impl<'a> Account<'a> {
                     // "The plan that was paid for holds to the end of its paid period, and no more than that"
                     // (tests/cases/upgrade-declined-on-day-20.json): also where the snapshot's period is
                     // paid.
-                    let unpaid = shown?.start;
+                    // "After the unpaid period began": the first one. Stripe goes on to further periods while
+                    // the status stays `past_due`.
+                    let shown = shown?.start;
+                    let known = || {
+                        let heard = sub.snapshots.iter().filter(|s| at >= self.now || s.created <= at);
+                        heard.filter_map(|s| Some((s.status(), s.created, s.item(&item.id)?)))
+                    };
+                    let is_fine = |status: &str| matches!(status, "active" | "trialing");
+                    let fine = known().filter(|k| is_fine(k.0) && facts.plan(k.2).is_some()).map(|k| k.1);
+                    let fine = fine.max();
+                    let late = known().filter(|k| matches!(k.0, "past_due" | "unpaid") && Some(k.1) > fine);
+                    let first = late.map(|k| k.2.start).min().unwrap_or(shown);
+                    let unpaid = first.max(item.paid_until(at)).min(shown);
                     let invoiced = latest.filter(|s| s.object["collection_method"] == "send_invoice");
                     let due = invoiced.map_or(0, |s| s.int("days_until_due"));
                     let days = due + catalog.number("past_due_grace_days", 7);

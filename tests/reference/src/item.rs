@@ -456,12 +456,22 @@ impl<'a> Item<'a> {
         Some(charge.map_or(self.periods[period].plan, |c| c.plan))
     }
 
-    /// `refunded_access`: "everything paid for the running period is refunded, or disputed and not won".
-    pub fn is_given_back(&self, period: usize) -> bool {
+    /// The end of the newest paid period.
+    pub fn paid_until(&self, at: i64) -> i64 {
+        let begun = self.periods.iter().rfind(|p| p.start - 3600 <= at);
+        begun.map_or(i64::MIN, |p| p.end)
+    }
+
+    /// `refunded_access`: "everything paid for the running period is refunded, or disputed and not won", by a
+    /// moment.
+    pub fn is_given_back(&self, period: usize, before: i64) -> bool {
         let whole = 1_000_000;
-        let charge =
-            |c: &Paid<'a>| c.invoice.total() <= 0 || self.facts.loss(whole, c.invoice, NEVER) == whole;
-        self.opening_loss(whole, period, NEVER) == whole && self.charges_of(period).all(charge)
+        let back = |before: i64| {
+            let charge =
+                |c: &Paid<'a>| c.invoice.total() <= 0 || self.facts.loss(whole, c.invoice, before) == whole;
+            self.opening_loss(whole, period, before) == whole && self.charges_of(period).all(charge)
+        };
+        back(before) && back(NEVER)
     }
 
     pub fn key(&self, kind: &'static str, unit: usize, plan: &str) -> Key {

@@ -202,9 +202,12 @@ impl State {
         if deleted.is_some() {
             return;
         }
+        let is_back = |item: &Item, period: &Period| {
+            catalog.policy.refunded_access == RefundedAccess::End && item.is_refunded(period, view)
+        };
         let Some(snapshot) = &subscription.snapshot else {
             for (item_id, item) in &subscription.items {
-                if let Some(period) = item.periods(view).pop() {
+                if let Some(period) = item.periods(view).pop().filter(|period| !is_back(item, period)) {
                     let why = format!("{} paid the period from {}", period.invoice, period.start);
                     let plan = item.paid_plan(&period, view, catalog).plan;
                     all.push(PlanAccess {
@@ -226,8 +229,7 @@ impl State {
             else {
                 continue;
             };
-            let refunded = period.as_ref().is_some_and(|period| item.is_refunded(period, view));
-            if refunded && catalog.policy.refunded_access == RefundedAccess::End {
+            if period.as_ref().is_some_and(|period| is_back(item, period)) {
                 continue;
             }
             all.push(PlanAccess { plan: terms.plan, until, by: Some((id.clone(), shown.id.clone())), why });
@@ -235,7 +237,8 @@ impl State {
         // Items that the snapshot does not have, because an invoice is newer than the snapshot.
         for (item_id, item) in &subscription.items {
             let newer = item.billed_at > Some(snapshot.created) && snapshot.item(item_id).is_none();
-            if let Some(period) = item.periods(view).pop().filter(|_| newer && !snapshot.is_terminal()) {
+            let period = item.periods(view).pop().filter(|_| newer && !snapshot.is_terminal());
+            if let Some(period) = period.filter(|period| !is_back(item, period)) {
                 let why = format!("{} paid the period from {}", period.invoice, period.start);
                 let plan = item.paid_plan(&period, view, catalog).plan;
                 all.push(PlanAccess {
@@ -293,6 +296,7 @@ fn item_access(
                 return None;
             }
             let start = shown.start.or_else(|| period.and_then(|period| period.end))?;
+            let start = item.unpaid_since(start, period);
             let due = start.plus_days(snapshot.days_until_due.unwrap_or(0));
             let until = due.plus_days(policy.past_due_grace_days);
             let plan = match period {

@@ -34,6 +34,8 @@ const MAX_STARTS: usize = 16;
 const MAX_PREDECESSORS: usize = 4;
 /// A future line opens its period this long before the start.
 const OPENS_EARLY_SECONDS: i64 = 3_600;
+/// Stands for all that a period's payments paid.
+const WHOLE: Credits = Credits::new(1_000_000);
 /// The period under which credits of a trial are counted as spent.
 const TRIAL: Timestamp = Timestamp::from_unix(0);
 
@@ -49,6 +51,10 @@ pub struct Item {
     /// Starts of periods that snapshots show and that are not the current period's.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     starts: Vec<Timestamp>,
+    /// Starts of periods that snapshots show as `past_due` or `unpaid`, each with `created` of the newest such
+    /// snapshot. Those before the newest `active` snapshot are dropped.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    overdue: Vec<(Timestamp, Timestamp)>,
     /// Its prices with the amount 0, as snapshots show them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     free_prices: Vec<PriceId>,
@@ -366,6 +372,9 @@ impl Item {
             self.starts.push(start);
             self.starts.sort();
         }
+        if matches!(snapshot.status, SubscriptionStatus::PastDue | SubscriptionStatus::Unpaid) {
+            self.fold_overdue(start, snapshot.created);
+        }
         if item.free && !self.free_prices.contains(&item.price) {
             self.free_prices.push(item.price.clone());
             self.free_prices.sort();
@@ -411,6 +420,14 @@ impl Item {
         }
     }
 
+    fn fold_overdue(&mut self, start: Timestamp, at: Timestamp) {
+        match self.overdue.iter_mut().find(|(known, _)| *known == start) {
+            Some((_, known)) => *known = at.max(*known),
+            None => self.overdue.push((start, at)),
+        }
+        self.overdue.sort();
+    }
+
     /// The terms with which a trial of this price or plan was first seen.
     fn trial_terms(&self, price: &PriceId, plan: &str) -> Option<&Terms> {
         let shown = self.trial.iter().map(|trial| (&trial.price, &trial.terms));
@@ -428,6 +445,9 @@ impl Item {
         self.sort_lines();
         self.sights.extend(other.sights);
         sort_sights(&mut self.sights);
+        for (start, at) in other.overdue {
+            self.fold_overdue(start, at);
+        }
         self.starts.extend(other.starts);
         self.starts.sort();
         self.starts.dedup();
@@ -566,6 +586,20 @@ impl Item {
 
     fn is_free(&self, line: &Line) -> bool {
         line.free || self.free_prices.contains(&line.price)
+    }
+
+    /// The start of the first unpaid period, while the subscription is overdue in the period that starts at
+    /// `shown`. A subscription that stays `past_due` goes on to further periods.
+    pub(super) fn unpaid_since(&self, shown: Timestamp, paid: Option<&Period>) -> Timestamp {
+        let in_order = self.in_order_at();
+        let overdue = self.overdue.iter().filter(|(_, at)| Some(*at) > in_order);
+        let first = overdue.map(|(start, _)| *start).min().unwrap_or(shown);
+        Some(first).max(paid.and_then(|period| period.end)).map_or(shown, |first| first.min(shown))
+    }
+
+    /// `created` of the newest `active` or `trialing` snapshot.
+    fn in_order_at(&self) -> Option<Timestamp> {
+        self.sights.iter().map(|sight| sight.at).max()
     }
 
     /// What the bucket holds.
@@ -948,15 +982,13 @@ impl Item {
         terms.clone().with_name_of(price, catalog)
     }
 
-    /// Whether all payments of a period are fully refunded or disputed.
+    /// Whether all that was paid for a period is refunded or disputed, also what the invoice of its opening
+    /// credits of earlier payments.
     pub(super) fn is_refunded(&self, period: &Period, view: &View<'_>) -> bool {
         let periods = self.periods(view);
-        let back = |invoice: &InvoiceId, total: i64| total > 0 && (view.refunded)(invoice) >= total;
-        back(&period.invoice, period.total)
-            && self
-                .charges(period, &periods)
-                .iter()
-                .all(|line| line.total <= 0 || back(&line.invoice, line.total))
+        let back = |line: &&Line| line.total <= 0 || (view.refunded)(&line.invoice) >= line.total;
+        self.lost_of_opening(WHOLE, period, &periods, view) == WHOLE
+            && self.charges(period, &periods).iter().all(back)
     }
 
     /// Drops what no later fact can make count again.
@@ -1008,6 +1040,7 @@ impl Item {
             self.starts.retain(|start| {
                 is_imported(*start) || (*start >= from && (!is_open(start) || flagged(start)))
             });
+            self.overdue.retain(|(start, _)| *start >= oldest);
             self.spent.retain(|spent| spent.start >= oldest || is_imported(spent.start));
             if proven && imported.is_none() {
                 self.trial = None;
@@ -1023,6 +1056,11 @@ impl Item {
         while self.sights.len() > MAX_SIGHTS {
             let later = self.sights.iter().position(|sight| is_later(sight.at)).unwrap_or(0);
             self.sights.remove(later);
+        }
+        let in_order = self.in_order_at();
+        self.overdue.retain(|(_, at)| Some(*at) > in_order);
+        while self.overdue.len() > MAX_STARTS {
+            self.overdue.remove(MAX_STARTS / 2);
         }
         // A flagged line opens its period because a snapshot shows its start, so that start stays.
         let opens = |start: &Timestamp| self.lines.iter().any(|line| line.flagged && line.start == *start);

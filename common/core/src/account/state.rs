@@ -14,8 +14,9 @@ use super::lots::{
 use super::opening::Import;
 use super::products::BoughtProduct;
 use super::slice::{Carry, Phase, phase_at};
+use super::snapshot::Snapshot;
 use super::subscription::Subscription;
-use crate::catalog::{Addons, PauseCollection, Policy, SpendOrder, Trials};
+use crate::catalog::{Addons, PauseCollection, Policy, RefundedAccess, SpendOrder, Trials};
 use crate::credits::Credits;
 use crate::event::SubscriptionStatus;
 use crate::ids::{CustomerId, EventId, HoldId, InvoiceId, ItemId, SessionId, SubscriptionId};
@@ -231,18 +232,20 @@ impl State {
     /// Refunded and disputed minor units of a document at a moment; 0 for payments whose changes are not
     /// known.
     pub(super) fn refunded_at(&self, document: &LedgerKey, at: Timestamp) -> i64 {
-        let then = |(payment, amount): (&String, &i64)| {
-            let steps = self.refunded_since.get(payment)?;
-            let (_, then) = steps.iter().rfind(|(since, _)| *since <= at)?;
-            Some(*then.min(amount))
-        };
         let payments = self.refunds.get(document).into_iter().flatten();
-        payments.filter_map(then).fold(0, i64::saturating_add)
+        let then = payments.map(|(payment, amount)| self.back_at(payment, *amount, at));
+        then.fold(0, i64::saturating_add)
+    }
+
+    /// What of a payment's refunded and disputed amount had gone back at a moment.
+    fn back_at(&self, payment: &str, amount: i64, at: Timestamp) -> i64 {
+        let steps = self.refunded_since.get(payment).into_iter().flatten();
+        steps.rev().find(|(since, _)| *since <= at).map_or(0, |(_, then)| amount.min(*then))
     }
 
     /// Refunded and disputed minor units of a purchase, whichever of its documents the payment names.
     pub fn refunded_of(&self, purchase: &Purchase) -> i64 {
-        self.refunded_of_both(purchase.session.as_ref(), purchase.invoice.as_ref())
+        self.refunded_of_both(purchase.session.as_ref(), purchase.invoice.as_ref(), None)
     }
 
     /// What refunds and disputes take of a purchase and of the older ones in it.
@@ -257,18 +260,24 @@ impl State {
     /// What refunds and disputes take of a lot: at most what was left of it when it was joined with another.
     pub(super) fn lost_of_part(&self, part: &OlderLot) -> Credits {
         let Some(sale) = &part.sale else { return Credits::ZERO };
-        let back = self.refunded_of_both(sale.session.as_ref(), sale.invoice.as_ref());
+        let back = self.refunded_of_both(sale.session.as_ref(), sale.invoice.as_ref(), None);
         sale.granted.share(back, sale.total).min(part.left)
     }
 
-    fn refunded_of_both(&self, session: Option<&SessionId>, invoice: Option<&InvoiceId>) -> i64 {
+    /// What had gone back of the payments of both documents of a purchase, now or at a moment.
+    fn refunded_of_both(
+        &self,
+        session: Option<&SessionId>,
+        invoice: Option<&InvoiceId>,
+        at: Option<Timestamp>,
+    ) -> i64 {
         let mut payments: BTreeMap<&str, i64> = BTreeMap::new();
         let session = session.map(LedgerKey::session);
         let invoice = invoice.map(LedgerKey::invoice);
         for document in session.iter().chain(&invoice) {
             for (payment, amount) in self.refunds.get(document).into_iter().flatten() {
                 let known = payments.entry(payment).or_insert(0);
-                *known = (*known).max(*amount);
+                *known = (*known).max(at.map_or(*amount, |at| self.back_at(payment, *amount, at)));
             }
         }
         payments.values().fold(0, |sum, amount| sum.saturating_add(*amount))
@@ -613,16 +622,53 @@ impl State {
                 let collection = phase.map_or(snapshot.collection_paused, Phase::collection_is_paused);
                 !(collection && pauses) || paid()
             }
-            SubscriptionStatus::PastDue => {
-                let grace = snapshot.days_until_due.unwrap_or(0).saturating_add(policy.past_due_grace_days);
-                let start = snapshot.items.iter().filter_map(|item| item.start).max();
-                paid() || start.is_some_and(|start| at < start.plus_days(grace))
-            }
+            SubscriptionStatus::PastDue => paid() || self.is_in_grace(id, one, snapshot, policy, at),
             SubscriptionStatus::Unpaid | SubscriptionStatus::Incomplete => paid(),
             SubscriptionStatus::IncompleteExpired
             | SubscriptionStatus::Canceled
             | SubscriptionStatus::Other(_) => false,
         }
+    }
+
+    /// Whether an item of an overdue subscription is in its grace at a moment.
+    fn is_in_grace(
+        &self,
+        id: &SubscriptionId,
+        one: &Subscription,
+        snapshot: &Snapshot,
+        policy: &Policy,
+        at: Timestamp,
+    ) -> bool {
+        let days = snapshot.days_until_due.unwrap_or(0).saturating_add(policy.past_due_grace_days);
+        let items = || snapshot.items.iter().filter(|shown| shown.terms.is_some());
+        self.view(id, one, policy, at, |view| {
+            items().any(|shown| {
+                let (Some(start), Some(item)) = (shown.start, one.items.get(&shown.id)) else { return false };
+                at < item.unpaid_since(start, item.periods(view).last()).plus_days(days)
+            })
+        })
+    }
+
+    /// Whether all that was paid for the items of a subscription had gone back at a moment, and access with it.
+    fn is_given_back(&self, id: &SubscriptionId, one: &Subscription, policy: &Policy, at: Timestamp) -> bool {
+        if policy.refunded_access == RefundedAccess::Keep || self.refunds.is_empty() {
+            return false;
+        }
+        self.view(id, one, policy, at, |view| {
+            let refunded = |invoice: &InvoiceId| (view.refunded_at)(invoice, at);
+            let then = View { refunded: &refunded, ..*view };
+            let is_shown = |id: &ItemId, item: &Item| {
+                let newer =
+                    |shown: &Snapshot| shown.item(id).is_some() || item.billed_at > Some(shown.created);
+                one.snapshot.as_ref().is_none_or(newer)
+            };
+            let is_back = |item: &Item| {
+                let period = item.periods(&then).into_iter().rfind(|period| period.start <= at);
+                period.is_some_and(|period| item.is_refunded(&period, &then))
+            };
+            let mut shown = one.items.iter().filter(|(id, item)| is_shown(id, item)).peekable();
+            shown.peek().is_some() && shown.all(|(_, item)| is_back(item))
+        })
     }
 
     /// Whether a plan gave access at a moment, as far as is known now. Of the gaps within a subscription's
@@ -634,11 +680,16 @@ impl State {
                     Some(end) => self.gave_access(id, one, end, policy, at),
                     None => self.gives_access(id, one, policy, at),
                 }
+                && !self.is_given_back(id, one, policy, at)
+        };
+        let back = |purchase: &Purchase| {
+            self.refunded_of_both(purchase.session.as_ref(), purchase.invoice.as_ref(), Some(at))
         };
         self.subscriptions.iter().any(subscription)
-            || self.lifetimes.iter().any(|purchase| {
-                purchase.at <= at && (purchase.total <= 0 || self.refunded_of(purchase) < purchase.total)
-            })
+            || self
+                .lifetimes
+                .iter()
+                .any(|purchase| purchase.at <= at && (purchase.total <= 0 || back(purchase) < purchase.total))
             || self
                 .complimentary
                 .iter()

@@ -71,6 +71,45 @@ fn past_due_has_a_grace_from_the_start_of_the_unpaid_period() {
     check_life("send_invoice, after them and the grace", &invoiced(14 + GRACE), "free 5000 | si_1=5000");
 }
 
+/// Stripe makes an invoice for each period, also while the one before it is unpaid. With the setting "leave
+/// the subscription past-due", or with retries for longer than a period, the status stays `past_due`
+/// (<https://support.stripe.com/questions/retry-schedules-longer-than-a-subscription-s-billing-period>).
+#[test]
+fn the_grace_of_past_due_does_not_begin_again_with_each_unpaid_period() {
+    let third = NEXT + super::MONTH;
+    let fourth = third + super::MONTH;
+    let overdue = |start: i64| shows(start, "past_due", &[plan("price_pro", start)]);
+    let at = |steps: Vec<Step>, at: i64| [steps, vec![Step::At(at)]].concat();
+    let second = at(unpaid("past_due", third, json!({})), third);
+    let life = [second, vec![overdue(third)]].concat();
+    check_life("in the second unpaid period", &at(life.clone(), third + DAY), "free 5000 | si_1=5000");
+    let life = [life, vec![overdue(fourth)]].concat();
+    check_life("in the third", &at(life.clone(), fourth + DAY), "free 5000 | si_1=5000");
+    let paid =
+        bill(third + 9, "in_3", "subscription_cycle", &[line("si_1", "price_pro", 2000, third, fourth)]);
+    let late = [life.clone(), vec![paid]].concat();
+    check_life("a later period is paid", &at(late, fourth + DAY), "pro until day 95 5000 | si_1=5000");
+    // The invoice of the second period is void: it is active again, and the third one begins a new grace.
+    let void = [
+        unpaid("past_due", third, json!({})),
+        vec![
+            shows(NEXT + 20 * DAY, "active", &[plan("price_pro", NEXT)]),
+            shows(third, "active", &[plan("price_pro", third)]),
+            shows(third + 60, "past_due", &[plan("price_pro", third)]),
+        ],
+    ]
+    .concat();
+    check_life("a void invoice", &at(void, third + DAY), "pro until day 65 5000 | si_1=5000");
+    // After a trial nothing was ever paid.
+    let trial = vec![
+        shows(T, "trialing", &[plan("price_pro", T)]),
+        shows(NEXT, "past_due", &[plan("price_pro", NEXT)]),
+    ];
+    check_life("after a trial", &at(trial.clone(), NEXT + DAY), "pro until day 35 2000 | si_1=2000");
+    let trial = [trial, vec![overdue(third)]].concat();
+    check_life("and in the next period", &at(trial, third + DAY), "free 2000 | si_1=2000");
+}
+
 #[test]
 fn unpaid_canceled_paused_and_incomplete_give_nothing_beyond_the_paid_period() {
     let failed = json!({"cancellation_details": {"reason": "payment_failed"}});

@@ -253,12 +253,24 @@ fn free_credits_fall_due_in_a_month_that_begins_without_a_plan() {
             shows_with(day(20), "active", &items, paused),
         ]
     };
+    let back = |policy: &str, at: i64| {
+        let policy = if policy == "end" { "[policy]\nrefunded_access = \"end\"\n" } else { "[policy]\n" };
+        let lines = [super::shapes::line("si_1", "price_pro", 2000, day(1), day(400))];
+        vec![
+            Step::Edit("[policy]\n", policy),
+            plan("active", day(1)),
+            super::shapes::bill(day(1), "in_1", "subscription_create", &lines),
+            super::shapes::tie(day(1), "in_1"),
+            refunded(day(at), "pi_in_1", 2000),
+        ]
+    };
     for (what, steps, due) in [
         ("no plan", vec![], true),
         ("a plan for life", vec![life(day(1))], false),
         ("one that is bought later", vec![life(day(32))], true),
         ("one that is refunded in part", vec![life(day(1)), refunded(day(2), "pi_cs_1", 1999)], false),
         ("one that is refunded", vec![life(day(1)), refunded(day(2), "pi_cs_1", 2000)], true),
+        ("one that is refunded later", vec![life(day(1)), refunded(day(33), "pi_cs_1", 2000)], false),
         ("a gift without an end", gift(day(1), None), false),
         ("one that ends within the month", gift(day(1), Some(day(33))), false),
         ("one that ends as the month begins", gift(day(1), Some(day(31))), true),
@@ -277,6 +289,9 @@ fn free_credits_fall_due_in_a_month_that_begins_without_a_plan() {
             collects_not("[policy]\npause_collection = \"until_period_end\"\n"),
             true,
         ),
+        ("one whose payment is refunded, which ends nothing", back("keep", 20), false),
+        ("one whose payment is refunded, which ends it", back("end", 20), true),
+        ("one whose payment is refunded later", back("end", 33), false),
         ("one that is paused later", vec![plan("active", day(1)), plan("paused", day(33))], false),
     ] {
         let run = Run::of(&[free_credits(), steps, vec![Step::At(day(40)), Step::Spend(1)]].concat());

@@ -400,11 +400,15 @@ fn a_full_refund_ends_the_months_to_come_and_revives_no_carried_credits() {
         ),
         tie(start + 1, "in_2"),
         refunded(months_later(2) + DAY, "pi_in_2", 2000),
-        Step::At(months_later(3) + DAY),
     ];
-    let refunded = life(&[&[two_periods], &paid_year(), &new_year]);
-    // Nine tenths were paid by unused time of the first year.
-    check_life("refunded", &refunded, "pro 8100 | carried:si_1=1800 carried:si_1=1800 si_1=4500");
+    let later = [Step::At(months_later(3) + DAY)];
+    let refunded_new = life(&[&[two_periods], &paid_year(), &new_year]);
+    // Nine tenths were paid by unused time of the first year: the months go on with them.
+    let expect = "pro 8300 | carried:si_1=1800 carried:si_1=2000 si_1=4500";
+    check_life("the second payment", &life(&[&refunded_new, &later]), expect);
+    let refunded_first = [refunded(months_later(2) + DAY, "pi_in_1", 20_000)];
+    let expect = "pro 0 | carried:si_1=0 carried:si_1=0 si_1=0";
+    check_life("both payments", &life(&[&refunded_new, &refunded_first, &later]), expect);
 }
 
 #[test]

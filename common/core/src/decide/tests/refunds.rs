@@ -135,6 +135,59 @@ fn a_refund_and_a_dispute_take_no_more_than_their_payment_paid() {
     check_life("the other one is refunded too", &both, "pro 0 | si_1=0");
 }
 
+/// Month to year in the first month: the invoice credits 1900 of what `in_1` paid.
+fn yearly() -> Vec<Step> {
+    let at = T + DAY;
+    vec![
+        shows(at, "active", &[item("si_1", "price_pro_year", at, at + YEAR)]),
+        bill(
+            at + 1,
+            "in_2",
+            "subscription_update",
+            &[
+                flagged("si_1", "price_pro", -1900, at, month(T)),
+                line("si_1", "price_pro_year", 19_000, at, at + YEAR),
+            ],
+        ),
+        tie(at + 1, "in_2"),
+    ]
+}
+
+#[test]
+fn refunded_access_ends_when_all_that_paid_for_the_period_is_refunded() {
+    let end = Step::Edit("[policy]\n", "[policy]\nrefunded_access = \"end\"\n");
+    let life = |steps: Vec<Step>| [vec![end.clone()], opened(), yearly(), steps].concat();
+    // A tenth of the year was paid by in_1.
+    let second = vec![refunded(LATER, "pi_in_2", 17_100)];
+    check_life("the year alone", &life(second.clone()), "pro 500 | si_1=500");
+    let first = vec![refunded(LATER + 9, "pi_in_1", 2000)];
+    check_life("the first month alone", &life(first.clone()), "pro 4500 | si_1=4500");
+    check_life("both", &life([second, first.clone()].concat()), "free 0 | si_1=0");
+    // A smaller plan, which the unused time covers: its own invoice is paid by nothing.
+    let smaller = vec![
+        end.clone(),
+        shows(T, "active", &[item("si_1", "price_business", T, month(T))]),
+        bill(T + 1, "in_1", "subscription_create", &[line("si_1", "price_business", 9000, T, month(T))]),
+        tie(T + 1, "in_1"),
+        shows(T + DAY, "active", &[item("si_1", "price_pro", T + DAY, month(T + DAY))]),
+        bill(
+            T + DAY,
+            "in_2",
+            "subscription_update",
+            &[
+                flagged("si_1", "price_business", -8700, T + DAY, month(T)),
+                line("si_1", "price_pro", 2000, T + DAY, month(T + DAY)),
+            ],
+        ),
+    ];
+    check_life("a smaller plan", &smaller, "pro 5000 | si_1=5000");
+    let back = [smaller, vec![refunded(LATER, "pi_in_1", 9000)]].concat();
+    check_life("and what paid for it is refunded", &back, "free 0 | si_1=0");
+    // The state of the subscription has not arrived.
+    let unseen = [vec![end], opened()[1..].to_vec(), vec![refunded(LATER, "pi_in_1", 2000)]].concat();
+    check_life("known by its invoice alone", &unseen, "free 0 | si_1=0");
+}
+
 #[test]
 fn refunds_of_an_opening_and_of_an_upgrade_take_their_own_parts() {
     let all = |steps: Vec<Step>| [opened(), upgraded(), steps].concat();
