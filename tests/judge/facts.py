@@ -61,13 +61,12 @@ class Snapshot:
                 [i.price for i in items], [i.quantity for i in items], self.event)
 
 
-class Invoice:
-    """A paid invoice."""
-
+class Invoice:  # a paid one
     def __init__(self, event, catalog, heard):
         o = event["data"]["object"]
         self.id, self.created, self.heard = o["id"], event["created"], heard
         self.reason, self.total = o.get("billing_reason"), o.get("total", 0)
+        self.made = o.get("created", self.created)
         self.paid = self.total if o.get("paid_out_of_band") else o.get("amount_paid", 0)
         details = (o.get("parent") or {}).get("subscription_details") or {}
         self.sub = details.get("subscription") or o.get("subscription")
@@ -130,8 +129,7 @@ class Facts:
         elif kind == "invoice.paid":
             invoice = self.invoices.setdefault(o["id"], Invoice(event, self.catalog, heard))
             self.paid_by[invoice.id] |= {payment for payment in (intent, charge) if payment}
-            if intent and charge:
-                self.same[charge] = intent
+            self.same |= {charge: intent} if intent and charge else {}
             details = (o.get("parent") or {}).get("subscription_details") or o.get("subscription_details")
             user = next(filter(None, map(user_in, [details, o, *o["lines"]["data"]])), None)
             self.own(invoice.sub or invoice.id, user, event)
@@ -157,8 +155,7 @@ class Facts:
             self.deleted_customers[o["id"]] = created
 
     def pay(self, charge, intent, created):
-        if charge and intent:
-            self.same[charge] = intent
+        self.same |= {charge: intent} if intent and charge else {}
         self.payment_news.append((created, intent or charge))
 
     def newest(self, user):

@@ -52,7 +52,8 @@ class User:
                 if item and not line.pack:
                     lines[item].append(line)
             for item, group in lines.items():
-                self.named[item] = max(self.named.get(item, 0), invoice.created)
+                named = invoice.made if any(line.amount >= 0 for line in group) else 0
+                self.named[item] = max(self.named.get(item, 0), named)
                 negative = -sum(line.amount for line in group if line.amount < 0)
                 positive = sum(line.amount for line in group if line.amount > 0)
                 for line in group:
@@ -298,8 +299,11 @@ class User:
     def removed_at(self, item, sub):
         known = self.snapshots(sub, self.now)
         named = max([self.named.get(item, 0)] + [s.created for s in known if item in s.items])
-        removed = known and item not in known[-1].items
-        return min((s.created for s in known if removed and s.created > named), default=None)
+        lacks = [s.created for s in known if item not in known[-1].items and s.created > named]
+        # What came in its place is billed from the time of the change, which the snapshot shows later.
+        came = [o.start for o in self.plan_openings() if lacks and o.sub == sub
+                and min([s.created for s, _ in self.shown_as(o.item, sub)], default=0) > named]
+        return min(lacks + came, default=None)
 
     def is_over(self, item, sub):
         end = self.end_of(item, sub)
@@ -436,10 +440,9 @@ class User:
         return None
 
     def paid_since(self, opening, snapshot):
-        if snapshot.status == "incomplete":
-            return opening.invoice.created >= snapshot.created
         later = all(item.start <= opening.start for item in snapshot.items.values())
-        return later and opening.invoice.created > snapshot.created
+        paid, first = opening.invoice.created, snapshot.status == "incomplete"
+        return first and paid >= snapshot.created or later and paid > snapshot.created
 
     def paid_plan(self, opening):
         """The plan that was paid for: the newest charge's, else the opening's."""
@@ -520,10 +523,9 @@ class World:
         if hold not in self.holds[user]:
             return None
         held, end = self.holds[user][hold]
-        if end <= self.now(user):
-            if self.available(user) < amount:
-                return 402
-        elif amount > held:
+        if end <= self.now(user) and self.available(user) < amount:
+            return 402
+        if end > self.now(user) and amount > held:
             return 400
         del self.holds[user][hold]
         return self.take(user, hold, amount)

@@ -967,9 +967,21 @@ class Life:
                 # In the classic billing mode the item has the period of the others, and its line is prorated.
                 i.update({name: only[name] for name in ("start", "end", "anchor", "months")})
                 amount = max(1, amount * (i["end"] - start) // (i["end"] - i["start"]))
+            lines = []
+            if classic and self.rnd.random() < 0.5:
+                # The new item replaces the other one, for the amounts of a preview from two minutes ago.
+                start -= 120
+                old, other = next(iter(sub.items.items()))
+                credit = max(1, amount // 3)
+                lines = [
+                    self.line(
+                        sub, old, other["price"], other["quantity"], -credit, start, i["end"], flagged=True
+                    )
+                ]
+                sub.items.pop(old)
             self.show(sub, previous={"items": {"data": []}})
-            line = self.line(sub, item, price, quantity, amount, start, i["end"], flagged=classic)
-            self.invoice(sub, "subscription_update", [line])
+            lines.append(self.line(sub, item, price, quantity, amount, start, i["end"], flagged=classic))
+            self.invoice(sub, "subscription_update", lines)
 
     # What the app and the operator do.
 

@@ -167,6 +167,8 @@ pub struct PaidInvoice {
     pub customer: Option<CustomerId>,
     /// The kind of its ledger entry.
     pub kind: EntryKind,
+    /// When it was made. It may be paid days later.
+    pub made: Timestamp,
     /// The lines, each with the item that it names. Those with [`snapshot::Terms::unknown`] wait for a
     /// snapshot that shows their price.
     pub lines: Vec<(Option<ItemId>, Line)>,
@@ -562,15 +564,17 @@ impl Account {
             for (item, line) in invoice.lines {
                 if line.terms.is_unknown() {
                     if !known {
-                        subscription.keep_unpriced(item, line);
+                        subscription.keep_unpriced(item, line, invoice.made);
                     }
                     continue;
                 }
                 let says = format!("{} × {}", line.price, line.quantity);
-                subscription.fold_line(item.as_ref(), line, known).map_err(|known| Conflict {
-                    key: key.clone(),
-                    known: format!("{} × {}", known.price, known.quantity),
-                    says,
+                subscription.fold_line(item.as_ref(), line, invoice.made, known).map_err(|known| {
+                    Conflict {
+                        key: key.clone(),
+                        known: format!("{} × {}", known.price, known.quantity),
+                        says,
+                    }
                 })?;
             }
         }

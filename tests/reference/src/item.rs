@@ -239,7 +239,14 @@ impl<'a> Sub<'a> {
         let newest = billed.chain(shown).max()?;
         let lacks = |s: &&&Event| s.item(id).is_none() && s.created > newest;
         self.snapshots.last().filter(|s| lacks(s))?;
-        self.snapshots.iter().filter(lacks).map(|s| s.created).min()
+        // An item that came in its place is billed from the time of the change, which the snapshot shows later.
+        let is_new = |other: &str| {
+            let mut shown = self.snapshots.iter().filter(|s| s.item(other).is_some()).peekable();
+            shown.peek().is_some() && shown.all(|s| s.created > newest)
+        };
+        let paid = self.invoices.iter().flat_map(|i| &i.lines).filter(|l| l.amount > 0);
+        let came = paid.filter(|l| l.item.as_deref().is_some_and(is_new)).map(|l| l.start);
+        self.snapshots.iter().filter(lacks).map(|s| s.created).chain(came).min()
     }
 
     /// The newest snapshot that was created at or before a moment.

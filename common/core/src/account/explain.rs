@@ -9,7 +9,7 @@
 
 use serde::{Serialize, Serializer};
 
-use super::item::Bucket;
+use super::item::{Bucket, Item};
 use super::lots::Lot;
 use super::lots::Purchase;
 use super::state::Buckets;
@@ -187,7 +187,7 @@ impl Account {
         let ended = subscription.and_then(|one| self.state.ended_at(one));
         let paid_later = ended.is_some_and(|ended| {
             let items = subscription.into_iter().flat_map(|one| one.items.values());
-            items.filter_map(|item| item.billed_at).any(|billed| billed > ended)
+            items.filter_map(Item::paid_at).any(|paid| paid > ended)
         });
         match (&one.plan, ended) {
             (_, Some(ended)) if paid_later => format!(

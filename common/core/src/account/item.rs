@@ -64,7 +64,7 @@ pub struct Item {
     /// Credits spent, by the slice and the plan that they were taken from.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     spent: Vec<Spent>,
-    /// `created` of the newest invoice that names the item.
+    /// `created` of the newest invoice that names the item. It may be paid days later.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) billed_at: Option<Timestamp>,
 }
@@ -326,10 +326,10 @@ impl Item {
         self.lines.len() + self.sights.len() + self.spent.len()
     }
 
-    /// Adds a line of a paid invoice. A later line of the same price and period has the terms of the first
+    /// Adds a line of a paid invoice that was made at `made`. A later line of the same price and period has the terms of the first
     /// one, also if the catalog has changed since.
-    pub(super) fn fold_line(&mut self, mut line: Line) {
-        self.billed_at = self.billed_at.max(Some(line.at));
+    pub(super) fn fold_line(&mut self, mut line: Line, made: Timestamp) {
+        self.billed_at = self.billed_at.max(Some(made));
         if let Some(known) =
             self.lines.iter().find(|known| known.start == line.start && known.price == line.price)
         {
@@ -441,6 +441,7 @@ impl Item {
 
     /// Takes over what is known of an item that turns out to be this one.
     pub(super) fn absorb(&mut self, other: Self) {
+        self.billed_at = self.billed_at.max(other.billed_at);
         self.lines.extend(other.lines);
         self.sort_lines();
         self.sights.extend(other.sights);
@@ -458,7 +459,6 @@ impl Item {
         for spent in other.spent {
             self.add_spent(spent);
         }
-        self.billed_at = self.billed_at.max(other.billed_at);
     }
 
     /// The terms that a period has under a name that the plan had before. A flagged line belongs to the period
@@ -486,6 +486,16 @@ impl Item {
     /// The earliest start of a line that pays for it.
     pub(super) fn known_since(&self) -> Option<Timestamp> {
         self.lines.iter().map(|line| line.start).min()
+    }
+
+    /// When the newest of its lines was paid.
+    pub(super) fn paid_at(&self) -> Option<Timestamp> {
+        self.lines.iter().map(|line| line.at).max()
+    }
+
+    /// The earliest start of a line with an amount.
+    pub(super) fn paid_since(&self) -> Option<Timestamp> {
+        self.lines.iter().filter(|line| line.amount > 0).map(|line| line.start).min()
     }
 
     /// Whether a line bills a price.
@@ -956,7 +966,10 @@ impl Item {
             })
         };
         let missing: Vec<Line> = other.lines.iter().filter(known).cloned().collect();
-        missing.into_iter().for_each(|line| self.fold_line(line));
+        for line in missing {
+            let made = other.billed_at.unwrap_or(line.at);
+            self.fold_line(line, made);
+        }
     }
 
     /// When the trial began that its newest `trialing` snapshot shows, else its line.

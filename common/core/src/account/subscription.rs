@@ -49,10 +49,10 @@ pub struct Subscription {
     /// The plans of prices that the catalog does not name by their ids; at most [`MAX_LEARNT`].
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     learnt: BTreeMap<PriceId, String>,
-    /// Paid lines with a price that no snapshot has shown yet, each with the item that it names; at most
-    /// [`MAX_LEARNT`].
+    /// Paid lines with a price that no snapshot has shown yet, each with the item that it names and the time
+    /// at which its invoice was made; at most [`MAX_LEARNT`].
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    unpriced: Vec<(Option<ItemId>, Line)>,
+    unpriced: Vec<(Option<ItemId>, Line, Timestamp)>,
     /// The earliest time at which it is known to have existed; only with `free_credits`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) since: Option<Timestamp>,
@@ -142,6 +142,7 @@ impl Subscription {
         &mut self,
         item: Option<&ItemId>,
         line: Line,
+        made: Timestamp,
         invoice_is_known: bool,
     ) -> Result<(), Box<Line>> {
         let id = item.cloned().unwrap_or_else(|| self.item_of(&line.price, &line.terms.plan));
@@ -149,15 +150,16 @@ impl Subscription {
         if invoice_is_known {
             item.compare_line(&line)
         } else {
-            item.fold_line(line);
+            item.fold_line(line, made);
             Ok(())
         }
     }
 
     /// Keeps a paid line until a snapshot shows its price with a lookup key.
-    pub(super) fn keep_unpriced(&mut self, item: Option<ItemId>, line: Line) {
-        self.unpriced.push((item, line));
-        self.unpriced.sort_by(|(_, a), (_, b)| (a.at, &a.invoice, a.start).cmp(&(b.at, &b.invoice, b.start)));
+    pub(super) fn keep_unpriced(&mut self, item: Option<ItemId>, line: Line, made: Timestamp) {
+        self.unpriced.push((item, line, made));
+        self.unpriced
+            .sort_by(|(_, a, _), (_, b, _)| (a.at, &a.invoice, a.start).cmp(&(b.at, &b.invoice, b.start)));
         if self.unpriced.len() > MAX_LEARNT {
             self.unpriced.remove(0);
         }
@@ -165,16 +167,16 @@ impl Subscription {
 
     /// Adds the lines that waited for one of these prices.
     fn price_lines(&mut self, items: &[SnapshotItem]) {
-        for (item, mut line) in std::mem::take(&mut self.unpriced) {
+        for (item, mut line, made) in std::mem::take(&mut self.unpriced) {
             let priced =
                 items.iter().filter(|shown| shown.price == line.price).find_map(|shown| shown.terms.as_ref());
             match priced {
                 Some(terms) => {
                     line.terms = terms.clone();
                     let id = item.unwrap_or_else(|| self.item_of(&line.price, &line.terms.plan));
-                    self.items.entry(id).or_default().fold_line(line);
+                    self.items.entry(id).or_default().fold_line(line, made);
                 }
-                None => self.unpriced.push((item, line)),
+                None => self.unpriced.push((item, line, made)),
             }
         }
     }
@@ -257,13 +259,13 @@ impl Subscription {
 
     /// The invoices with a line here that may still count.
     pub(super) fn invoices(&self) -> impl Iterator<Item = &InvoiceId> {
-        let unpriced = self.unpriced.iter().map(|(_, line)| &line.invoice);
+        let unpriced = self.unpriced.iter().map(|(_, line, _)| &line.invoice);
         unpriced.chain(self.items.values().flat_map(Item::invoices))
     }
 
     /// Whether an invoice has a line here that may still count.
     pub(super) fn names_document(&self, document: &LedgerKey) -> bool {
-        let unpriced = self.unpriced.iter().any(|(_, line)| document.is_invoice(&line.invoice));
+        let unpriced = self.unpriced.iter().any(|(_, line, _)| document.is_invoice(&line.invoice));
         unpriced || self.items.values().any(|item| item.names_document(document))
     }
 
@@ -273,7 +275,8 @@ impl Subscription {
     }
 
     /// When an item was removed: the earliest snapshot without it that is later than every snapshot and
-    /// invoice that names it, as far as they are remembered.
+    /// invoice that names it, as far as they are remembered. An item that came in its place is billed from the
+    /// time of the change, which may be earlier than the snapshot.
     pub(super) fn removed_at(&self, id: &ItemId) -> Option<Timestamp> {
         if self.sets.iter().all(|set| set.items.contains(id)) {
             return None;
@@ -283,7 +286,16 @@ impl Subscription {
         let billed = self.items.get(id).and_then(|item| item.billed_at);
         let named = named.copied().max(billed);
         let without = self.sets.iter().filter(|set| !set.items.contains(id)).flat_map(|set| &set.seen);
-        without.filter(|at| named.is_none_or(|named| **at > named)).min().copied()
+        let removed = without.filter(|at| named.is_none_or(|named| **at > named)).min().copied()?;
+        let came = self.items.iter().filter(|(other, _)| self.is_first_seen_after(other, named));
+        let replaced = came.filter_map(|(_, item)| item.paid_since()).min();
+        Some(replaced.map_or(removed, |replaced| replaced.min(removed)))
+    }
+
+    /// Whether snapshots show an item, all of them after a moment.
+    fn is_first_seen_after(&self, id: &ItemId, at: Option<Timestamp>) -> bool {
+        let seen = self.sets.iter().filter(|set| set.items.contains(id)).flat_map(|set| &set.seen);
+        seen.min().is_some_and(|first| Some(*first) > at)
     }
 
     /// Drops phases that affect no month of these periods and none of these moments.

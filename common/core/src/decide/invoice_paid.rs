@@ -67,6 +67,7 @@ pub(super) fn read(
             subscription: subscription.clone(),
             customer: invoice.customer.clone(),
             kind: kind(invoice, &sold, account),
+            made: invoice.created.unwrap_or(event.created),
             lines: sold.lines,
             payment: payment.clone(),
         })));

@@ -256,6 +256,84 @@ fn the_bucket_of_a_removed_item_ends_with_another_paid_period_after_it() {
     );
 }
 
+/// Laravel Cashier's `swap` deletes the old item and adds one of the new price. A proration starts at its
+/// `proration_date`, which is that of a preview if the amount shall be the same
+/// (<https://docs.stripe.com/billing/subscriptions/prorations#preview-proration>), so the new item is billed from
+/// some time before the snapshot that shows it.
+#[test]
+fn an_item_that_replaces_another_ends_it_when_the_change_was_previewed() {
+    let (end, previewed, changed) = (month(T), T + 10 * DAY, T + 10 * DAY + 300);
+    let boost = || item("si_0", "price_boost", T, end);
+    let first = vec![
+        shows(T + 5, "active", &[item("si_1", "price_pro", T, end), boost()]),
+        bill(
+            T + 1,
+            "in_1",
+            "subscription_create",
+            &[line("si_1", "price_pro", 2000, T, end), line("si_0", "price_boost", 500, T, end)],
+        ),
+        Step::Spend(1000),
+    ];
+    let swap = vec![
+        shows(changed, "active", &[item("si_2", "price_business", T, end), boost()]),
+        bill(
+            changed + 2,
+            "in_2",
+            "subscription_update",
+            &[
+                flagged("si_1", "price_pro", -1300, previewed, end),
+                flagged("si_2", "price_business", 6000, previewed, end),
+            ],
+        ),
+    ];
+    let given = [first.clone(), swap.clone()].concat();
+    check_life("swapped", &given, "business 20000 | si_0=0 si_1=0 si_2=20000");
+    // The other item was there before: it replaces nothing.
+    let removed = vec![shows(changed, "active", &[boost()])];
+    let removed = [first, removed].concat();
+    check_life("only removed", &removed, "pro 4300 | si_0=0 si_1=4300");
+    let back = vec![
+        shows(changed + DAY, "active", &[item("si_3", "price_pro", T, end), boost()]),
+        bill(
+            changed + DAY + 2,
+            "in_3",
+            "subscription_update",
+            &[
+                flagged("si_2", "price_business", -5800, changed + DAY - 60, end),
+                flagged("si_3", "price_pro", 1200, changed + DAY - 60, end),
+            ],
+        ),
+    ];
+    check_life("and back", &[given, back].concat(), "pro 5000 | si_0=0 si_1=0 si_2=0 si_3=5000");
+}
+
+/// A bank debit takes days. The invoice of a removed item that is paid then was made while the item was there.
+#[test]
+fn a_late_payment_does_not_bring_a_removed_item_back() {
+    let (end, swapped, paid) = (month(T), T + 3 * DAY, T + 5 * DAY);
+    let given = vec![
+        shows(T, "active", &[item("si_1", "price_business", T, end)]),
+        shows(swapped, "active", &[item("si_2", "price_pro", T, end)]),
+        bill(
+            swapped + 1,
+            "in_2",
+            "subscription_update",
+            &[
+                flagged("si_1", "price_business", -8100, swapped, end),
+                flagged("si_2", "price_pro", 1800, swapped, end),
+            ],
+        ),
+        bill_with(
+            paid,
+            "in_1",
+            "subscription_create",
+            &[line("si_1", "price_business", 9000, T, end)],
+            json!({"created": T}),
+        ),
+    ];
+    check_life("paid after the swap", &given, "pro 5000 | si_1=0 si_2=5000");
+}
+
 #[test]
 fn the_end_of_a_removed_item_is_the_earliest_snapshot_without_it() {
     let plan = |start: i64| item("si_1", "price_pro", start, month(start));
