@@ -1184,17 +1184,20 @@ fn follows(trial: &Trial, known: &Trial) -> bool {
         std::cmp::Ordering::Equal => {
             let after = trial.before == Some(known.digest);
             let before = known.before == Some(trial.digest);
-            (after, trial.digest) > (before, known.digest)
+            (after, &trial.price, trial.quantity, trial.digest)
+                > (before, &known.price, known.quantity, known.digest)
         }
     }
 }
 
 /// Sorts by time. Within one second a sight follows the sight that it names as its predecessor; otherwise the
-/// content decides.
+/// status decides, then the price and the quantity, as for whole snapshots.
 fn sort_sights(sights: &mut [Sight]) {
-    sights.sort_by(|a, b| {
-        (a.start, a.at, a.digest, a.before, a.quantity).cmp(&(b.start, b.at, b.digest, b.before, b.quantity))
-    });
+    fn key(sight: &Sight) -> impl Ord {
+        let Sight { start, at, price, quantity, digest, before, .. } = sight;
+        (*start, *at, !sight.trialing, price, *quantity, *digest, *before)
+    }
+    sights.sort_by(|one, other| key(one).cmp(&key(other)));
     let mut from = 0;
     while from < sights.len() {
         let (start, at) = (sights[from].start, sights[from].at);
