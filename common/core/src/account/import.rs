@@ -231,7 +231,8 @@ impl State {
     /// Computes which items ran at the time of the import, and their shares of it.
     pub(super) fn settle_import(&mut self, policy: &Policy, now: Timestamp) {
         let Some(as_of) = self.import.as_ref().map(|import| import.as_of) else { return };
-        let mut running: Vec<(SubscriptionId, ItemId, Option<RunningSlice>)> = Vec::new();
+        // The newest slice of each item that began before it, and whether the item had not ended by then.
+        let mut slices: Vec<(SubscriptionId, ItemId, RunningSlice, bool)> = Vec::new();
         for (id, subscription) in &self.subscriptions {
             let ended = self.ended_at(subscription);
             let first = self.first_trial.as_ref().is_none_or(|(_, first)| first == id);
@@ -240,29 +241,28 @@ impl State {
             self.view(id, subscription, policy, now, |view| {
                 for (item_id, item) in &subscription.items {
                     let ended = self.item_ended_at(id, item_id);
-                    let no_month_after = ended.filter(|_| !subscription.ended_unpaid());
-                    let view = View { trial_counts, ended: no_month_after, ..*view };
+                    let view = View { trial_counts, ..*view };
                     let Some(slice) = item.running_at(as_of, &view) else { continue };
                     let ran = ended.is_none_or(|end| end > as_of);
-                    running.push((id.clone(), item_id.clone(), ran.then_some(slice)));
+                    slices.push((id.clone(), item_id.clone(), slice, ran));
                 }
             });
         }
         let Some(import) = &mut self.import else { return };
         let known = std::mem::take(&mut import.running);
         let is_known = |one: &RunningItem| {
-            running.iter().any(|(id, item, _)| *id == one.subscription && *item == one.item)
+            slices.iter().any(|(id, item, ..)| *id == one.subscription && *item == one.item)
         };
         let was_adopted = |one: &RunningItem| {
             one.item.as_str().starts_with(PROVISIONAL)
                 && self.subscriptions.get(&one.subscription).is_some_and(|now| !has_item(now, &one.item))
-                && running.iter().any(|(id, ..)| *id == one.subscription)
+                && slices.iter().any(|(id, ..)| *id == one.subscription)
         };
         import.running = known.into_iter().filter(|one| !is_known(one) && !was_adopted(one)).collect();
-        import.running.extend(running.iter().filter_map(|(subscription, item, slice)| {
-            let RunningSlice { end, worth, .. } = slice.as_ref()?;
+        let running = slices.iter().filter(|(.., ran)| *ran);
+        import.running.extend(running.map(|(subscription, item, slice, _)| {
             let (subscription, item) = (subscription.clone(), item.clone());
-            Some(RunningItem { subscription, item, end: *end, worth: *worth })
+            RunningItem { subscription, item, end: slice.end, worth: slice.worth }
         }));
         let end = |one: &RunningItem| one.end.map_or(i64::MAX, Timestamp::unix);
         import
@@ -270,14 +270,15 @@ impl State {
             .sort_by(|a, b| (end(a), &a.subscription, &a.item).cmp(&(end(b), &b.subscription, &b.item)));
         let left: Vec<(RunningItem, Credits)> =
             import.running.iter().cloned().zip(import.left_in_items()).collect();
-        for (id, item_id, slice) in running {
+        for (id, item_id, slice, _) in slices {
             let left = left.iter().find(|(one, _)| one.subscription == id && one.item == item_id);
-            let spent = slice.as_ref().zip(left).map(|(slice, (one, left))| (slice, one.worth.minus(*left)));
+            // An item that had ended has no share: the balance includes what was left of it.
+            let spent = slice.worth.minus(left.map_or(Credits::ZERO, |(_, left)| *left));
             let Some(subscription) = self.subscriptions.get_mut(&id) else { continue };
             let Some(item) = subscription.items.get(&item_id) else { continue };
-            if spent.is_some_and(|(_, spent)| spent > Credits::ZERO) || item.has_imported() {
+            if spent > Credits::ZERO || item.has_imported() {
                 let items = &mut Arc::make_mut(subscription).items;
-                items.entry(item_id).or_default().set_imported(spent);
+                items.entry(item_id).or_default().set_imported(&slice, spent);
             }
         }
     }

@@ -936,9 +936,9 @@ impl Item {
     }
 
     /// Replaces what was spent in another system. The import says how much of a slice was left.
-    pub(super) fn set_imported(&mut self, spent: Option<(&RunningSlice, Credits)>) {
+    pub(super) fn set_imported(&mut self, slice: &RunningSlice, credits: Credits) {
         self.spent.retain(|spent| !spent.imported);
-        if let Some((slice, credits)) = spent.filter(|(_, credits)| *credits > Credits::ZERO) {
+        if credits > Credits::ZERO {
             let (start, plan) = slice.spends_of.clone();
             self.add_spent(Spent { start, plan, credits, carried: false, imported: true });
         }

@@ -2,11 +2,13 @@
 
 use std::collections::BTreeSet;
 
-use serde_json::Value;
-
 use super::random::{Dice, random_life};
-use super::shapes::{DAY, T, bill, end, flagged, item, line, month, reordered, seats, shows, tie, times};
-use super::{MONTH, Run, Step, pack, refunded};
+use serde_json::{Value, json};
+
+use super::shapes::{
+    DAY, T, YEAR, bill, end, flagged, item, line, month, reordered, seats, shows, shows_with, tie, times,
+};
+use super::{MONTH, Run, Step, pack, patched, refunded};
 use crate::account::import::ImportedBalance;
 use crate::account::{Cause, Fact};
 use crate::credits::Credits;
@@ -79,6 +81,117 @@ fn of_an_imported_balance_the_running_plan_holds_at_most_its_own_credits() {
 }
 
 #[test]
+fn of_a_paid_year_the_month_that_ran_holds_a_part_of_the_balance() {
+    let months = |k: u32| Timestamp::from_unix(T).plus_months(k).unix();
+    let year = [
+        Step::Edit("trial_credits = 2000\n", "trial_credits = 2000\nrefill = \"month\"\n"),
+        shows(T, "active", &[item("si_1", "price_pro_year", T, T + YEAR)]),
+        bill(T + 1, "in_1", "subscription_create", &[line("si_1", "price_pro_year", 20_000, T, T + YEAR)]),
+        tie(T + 1, "in_1"),
+    ];
+    let check = |what: &str, as_of: i64, credits: u64, last: i64, expect: &str| {
+        check_at_any_place(what, as_of, credits, &year, last, expect);
+    };
+    let at = months(1) + 5 * DAY;
+    check("less than the month", at, 1200, at + DAY, "pro 1200 | opening=0 si_1=1200");
+    check("the next month", at, 7000, months(3), "pro 7000 | opening=2000 si_1=5000");
+    let start = months(1);
+    check("as a month begins", start, 1200, start + DAY, "pro 5000 | opening=0 si_1=5000");
+}
+
+#[test]
+fn of_an_imported_balance_a_running_trial_holds_at_most_its_own_credits() {
+    let (at, ends) = (T + 5 * DAY, T + 14 * DAY);
+    let trial = |status: &str, at: i64| shows(at, status, &[item("si_1", "price_pro", T, ends)]);
+    let zero = bill(T, "in_1", "subscription_create", &[line("si_1", "price_pro", 0, T, ends)]);
+    let begun = vec![trial("trialing", T), zero];
+    check_at_any_place("less than the trial", at, 1200, &begun, at + 1, "pro 1200 | opening=0 si_1=1200");
+    check_at_any_place("more", at, 3000, &begun, at + 1, "pro 3000 | opening=1000 si_1=2000");
+    let paid = [
+        shows(ends, "active", &[item("si_1", "price_pro", ends, month(ends))]),
+        bill(ends + 1, "in_2", "subscription_cycle", &[line("si_1", "price_pro", 2000, ends, month(ends))]),
+    ];
+    let paid = [&begun[..], &paid].concat();
+    check_at_any_place("then paid", at, 3000, &paid, ends + 2, "pro 6000 | opening=1000 si_1=5000");
+    let cancelled = [&begun[..], &[trial("canceled", T + 9 * DAY)]].concat();
+    let expect = "free 1000 | opening=1000 si_1=0";
+    check_at_any_place("then cancelled", at, 3000, &cancelled, T + 9 * DAY + 1, expect);
+    // Only the user's first trial grants credits.
+    let second = [item("si_2", "price_pro", T + DAY, ends)];
+    let two = [&begun[..], &[shows_with(T + DAY, "trialing", &second, json!({"id": "sub_2"}))]].concat();
+    check_at_any_place("two trials", at, 3000, &two, at + 1, "pro 3000 | opening=1000 si_1=2000 si_2=0");
+}
+
+#[test]
+fn the_plan_of_a_subscription_that_had_ended_adds_nothing_to_the_balance() {
+    let at = T + 5 * DAY;
+    for (ended, expect) in [
+        (at - DAY, "free 300 | opening=300 si_1=0"),
+        (at, "free 300 | opening=300 si_1=0"),
+        (at + 1, "free 300 | opening=0 si_1=300"),
+    ] {
+        let ended = shows(ended, "canceled", &[item("si_1", "price_pro", T, T2)]);
+        let events = [&first()[..], &[ended]].concat();
+        check_at_any_place("it ended", at, 300, &events, at + DAY, expect);
+    }
+    // Its year had months, and it ended in the first.
+    let year = [
+        Step::Edit("trial_credits = 2000\n", "trial_credits = 2000\nrefill = \"month\"\n"),
+        shows(T, "active", &[item("si_1", "price_pro_year", T, T + YEAR)]),
+        bill(T + 1, "in_1", "subscription_create", &[line("si_1", "price_pro_year", 20_000, T, T + YEAR)]),
+        shows(T + DAY, "canceled", &[item("si_1", "price_pro_year", T, T + YEAR)]),
+    ];
+    let (at, expect) = (T + 70 * DAY, "free 300 | opening=300 si_1=0");
+    check_at_any_place("a year of months", at, 300, &year, at + DAY, expect);
+}
+
+/// Invoices before 2025-03-31.basil may name no item.
+#[test]
+fn the_item_of_a_line_has_one_share_whether_a_snapshot_has_shown_it_or_not() {
+    let unnamed = json!({"parent": {"subscription_item_details": {"subscription_item": null}}});
+    let unnamed = patched(line("si_1", "price_pro", 2000, T, T2), &unnamed);
+    let events = [
+        shows(T, "active", &[item("si_1", "price_pro", T, T2)]),
+        bill(T + 1, "in_1", "subscription_create", &[unnamed]),
+    ];
+    let (at, expect) = (T + 5 * DAY, "pro 7000 | opening=2000 si_1=5000");
+    check_at_any_place("one item", at, 7000, &events, at + 1, expect);
+}
+
+#[test]
+fn an_import_adds_each_invoice_that_was_dropped_once() {
+    let boost = |start: i64| item("si_2", "price_boost", start, month(start));
+    let yearly = item("si_1", "price_pro_year", T, T + YEAR);
+    let boost_line = |start: i64| line("si_2", "price_boost", 500, start, month(start));
+    let mut given = vec![
+        shows(T, "active", &[yearly.clone(), boost(T)]),
+        bill(
+            T + 1,
+            "in_1",
+            "subscription_create",
+            &[line("si_1", "price_pro_year", 20_000, T, T + YEAR), boost_line(T)],
+        ),
+    ];
+    for (number, start) in [T2, month(T2)].into_iter().enumerate() {
+        given.push(shows(start, "active", &[yearly.clone(), boost(start)]));
+        given.push(bill(
+            start + 1,
+            &format!("in_{}", number + 2),
+            "subscription_cycle",
+            &[boost_line(start)],
+        ));
+    }
+    let import =
+        Step::Import { as_of: T + DAY, credits: 5400, with_signup: false, invoices: invoices(&given) };
+    let run = Run::of(&[&given[..], &[import]].concat());
+    assert!(run.import_read_invoices);
+    assert_eq!(end(&run), "pro 5400 | opening=100 si_1=5000 si_2=300");
+    let items = serde_json::to_value(&run.account.state.subscriptions["sub_1"].items).unwrap();
+    let lines = |item: &str| items[item]["lines"].as_array().map(Vec::len);
+    assert_eq!((lines("si_1"), lines("si_2")), (Some(1), Some(2)), "{items:#}");
+}
+
+#[test]
 fn what_was_granted_before_an_import_counts_for_nothing() {
     let at = T + 5 * DAY;
     let with_pack = |bought: i64| [&first()[..], &[pack(bought, "cs_1")]].concat();
@@ -90,6 +203,11 @@ fn what_was_granted_before_an_import_counts_for_nothing() {
         at + DAY,
         "pro 300 | opening=0 pack=0 si_1=300",
     );
+    let renewed = [first(), second()].concat();
+    let late = Step::Import { as_of: at, credits: 300, with_signup: false, invoices: invoices(&renewed) };
+    let run = Run::of(&[&renewed[..], &[pack(T + DAY, "cs_1"), late]].concat());
+    let expect = "pro 5000 | opening=0 pack=0 si_1=5000";
+    assert_eq!(end(&run), expect, "a pack of before that arrives after a reset: {}", run.summary());
     check_at_any_place(
         "a pack of later",
         at,
@@ -98,6 +216,11 @@ fn what_was_granted_before_an_import_counts_for_nothing() {
         at + DAY,
         "pro 1300 | opening=0 pack=1000 si_1=300",
     );
+    let late = month(T2);
+    let third =
+        bill(late, "in_3", "subscription_cycle", &[line("si_1", "price_pro", 2000, late, month(late))]);
+    let run = Run::of(&[&[import(at, 300)][..], &first(), &[third], &second()].concat());
+    assert!(run.summary().contains("invoice#in_2 +0 superseded"), "granted later: {}", run.summary());
     let run = Run::of(&[import(at, 300), Step::Signup]);
     assert_eq!(run.summary(), "free 300 | signup=0 other=300 | import#b +300, signup +0 imported");
     let run = Run::of(&[Step::At(T), Step::Signup, Step::Grant(50), import(at, 300)]);
@@ -168,6 +291,53 @@ fn a_spend_of_after_the_balance_is_taken_from_the_plan_it_was_taken_from() {
     let spent = [Step::At(at + DAY), Step::Spend(400), Step::At(at + 2 * DAY), import(at, 7000)];
     let run = Run::of(&[&first()[..], &spent].concat());
     assert_eq!(end(&run), "pro 6600 | opening=2000 si_1=4600", "{}", run.summary());
+    let both = [item("si_1", "price_pro", T, T2), item("si_2", "price_pro", T, T2)];
+    let lines = ["si_1", "si_2"].map(|id| line(id, "price_pro", 2000, T, T2));
+    let given = [shows(T, "active", &both), bill(T + 1, "in_1", "subscription_create", &lines)];
+    let spent = [Step::At(at + DAY), Step::Spend(6000), Step::At(at + 2 * DAY), import(at, 10_000)];
+    let run = Run::of(&[&given[..], &spent].concat());
+    assert_eq!(end(&run), "pro 4000 | opening=0 si_1=0 si_2=4000", "{}", run.summary());
+}
+
+#[test]
+fn a_spend_of_carried_credits_counts_by_the_time_at_which_they_were_carried_over() {
+    let half = Step::Edit(
+        "trial_credits = 2000\n",
+        "trial_credits = 2000\nrollover = { percent = 50, max = 2000, periods = 1 }\n",
+    );
+    let given = [&[half][..], &first(), &second(), &[Step::At(T2 + 9 * DAY), Step::Spend(6000)]].concat();
+    for (what, as_of, expect) in [
+        ("carried over before the balance", T2 + 5 * DAY, "pro 1000 | opening=1000 si_1=0"),
+        ("carried over later", T + 5 * DAY, "pro 3000 | carried:si_1=1000 opening=2000 si_1=0"),
+    ] {
+        let run = Run::of(&[&given[..], &[import(as_of, 7000)]].concat());
+        assert_eq!(end(&run), expect, "{what}: {}", run.summary());
+    }
+}
+
+/// Each spend is made after the balance.
+#[test]
+fn what_a_later_spend_took_of_a_lot_of_before_is_taken_from_the_balance() {
+    let at = T + 33 * DAY;
+    let free = Step::Edit("[policy]\n", "[policy]\nfree_credits = 100\nfree_refill = \"month\"\n");
+    let grant = |when: i64, credits: u64| [Step::At(when), Step::Grant(credits)];
+    let grants = (0..20).flat_map(|number| grant(at + number * DAY, 1)).collect::<Vec<_>>();
+    for (what, given, spent, left) in [
+        ("a refill", vec![free, Step::At(T), Step::Signup], 40, 260),
+        ("a grant, with another of later", [grant(T, 50), grant(at + DAY, 70)].concat(), 30, 340),
+        ("a grant of the second of the balance", grant(at, 50).to_vec(), 20, 330),
+        (
+            "signup credits beside grants that were joined",
+            [vec![Step::At(T), Step::Signup], grants].concat(),
+            200,
+            120,
+        ),
+    ] {
+        let later = [Step::At(at + 40 * DAY), Step::Spend(spent)];
+        let later = if what == "a refill" { [Step::At(at + DAY), Step::Spend(spent)] } else { later };
+        let run = Run::of(&[&given[..], &later, &[import(at, 300)]].concat());
+        assert_eq!(run.balance().get(), left, "{what}: {}", run.summary());
+    }
 }
 
 #[test]
@@ -314,7 +484,7 @@ fn packs_that_were_joined_count_by_the_time_at_which_each_was_bought() {
     let at = T + 100 * DAY;
     for (before, after) in [(30, 0), (30, 1), (30, 26), (1, 30), (0, 30)] {
         let old = (0..before).map(|number| pack(T + number * DAY, &format!("cs_a{number}")));
-        let new = (0..after).map(|number| pack(at + 1 + number * DAY, &format!("cs_b{number}")));
+        let new = (0..after).map(|number| pack(at + number * DAY, &format!("cs_b{number}")));
         let last = at + 40 * DAY;
         let bought: Vec<Step> = old.chain(new).collect();
         for order in 0..4 {
@@ -335,7 +505,7 @@ fn spends_of_joined_packs_count_by_the_time_of_the_balance() {
         [(5_500, 0, 24_500), (5_500, 200, 24_300), (5_500, 14_600, 9_900), (5_500, 20_000, 4_500)]
     {
         let old = (0..20).map(|number| pack(T + number * DAY, &format!("cs_a{number}")));
-        let new = (0..10).map(|number| pack(at + 1 + number * DAY, &format!("cs_b{number}")));
+        let new = (0..10).map(|number| pack(at + number * DAY, &format!("cs_b{number}")));
         let steps = [
             vec![Step::KeepAddons],
             old.collect(),
@@ -371,7 +541,7 @@ fn joined_grants_by_hand_count_by_the_time_at_which_each_was_given() {
         let steps = [
             (0..20).flat_map(|number| give(T + number * DAY)).collect(),
             vec![Step::At(at - DAY), Step::Spend(spent_before)],
-            (0..10).flat_map(|number| give(at + 1 + number * DAY)).collect(),
+            (0..10).flat_map(|number| give(at + number * DAY)).collect(),
             vec![Step::At(at + 40 * DAY), Step::Spend(spent_after), import(at, 2000 - spent_before)],
         ]
         .concat();
@@ -430,5 +600,12 @@ fn what_is_bought_or_granted_in_the_second_of_the_balance_comes_on_top_of_it() {
     for (second, more) in [(at - 1, 0), (at, 50), (at + 1, 50)] {
         let run = Run::of(&[Step::At(second), Step::Grant(50), Step::At(at + DAY), import(at, 300)]);
         assert_eq!(run.balance().get(), 300 + more, "a grant at {}: {}", second - at, run.summary());
+    }
+    // The first month after the signup begins on day 31.
+    let free = Step::Edit("[policy]\n", "[policy]\nfree_credits = 100\nfree_refill = \"month\"\n");
+    let signup = [free, Step::At(T), Step::Signup, Step::At(T + 40 * DAY)];
+    for (as_of, more) in [(T + 31 * DAY, 100), (T + 31 * DAY + 1, 0)] {
+        let run = Run::of(&[&signup[..], &[import(as_of, 300)]].concat());
+        assert_eq!(run.balance().get(), 300 + more, "a free refill: {}", run.summary());
     }
 }
