@@ -143,11 +143,6 @@ impl LedgerKey {
         Self(format!("lifetime#{}", self.0).into())
     }
 
-    /// Whether it is a key of [`LedgerKey::place_in_lifetimes`].
-    pub fn is_in_lifetimes(&self) -> bool {
-        self.0.starts_with("lifetime#")
-    }
-
     /// Whether it is the key of credits that an operator gave.
     pub fn is_grant(&self) -> bool {
         self.0.starts_with("fix#") || self.0.starts_with("comp#")

@@ -137,7 +137,7 @@ impl State {
                 if imported.is_none_or(|at| start >= at || spent_at >= at) {
                     self.return_to_item(subscription, item, start, plan, credits, buckets);
                 }
-            } else if place.is_in_lifetimes() {
+            } else {
                 let took = |one: &&mut Purchase| one.is_of(lot) && one.spent >= credits;
                 self.lifetimes.iter_mut().find(took).map(back_to);
             }

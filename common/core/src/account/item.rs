@@ -12,6 +12,8 @@
 //! force in the current period, from sight to sight. A period has one *slice*, or one for each month
 //! ([`mod@super::slice`]); the bucket holds the credits of the current slice.
 
+use std::cmp::Ordering;
+
 use serde::{Deserialize, Serialize};
 
 use super::slice::{Carry, MAX_SLICES, Phase, Slice, cuts};
@@ -748,11 +750,10 @@ impl Item {
     pub(super) fn runs(&self, period: &Period) -> Vec<Run> {
         let (price, terms) = (period.price.clone(), period.terms.clone());
         let mut runs = vec![Run { price, terms, quantity: period.quantity, at: None }];
-        let of_period = |sight: &&Sight| {
-            let within = sight.at >= period.start && period.end.is_none_or(|end| sight.at < end);
-            sight.start == period.start
-                || (sight.start == period.shown && sight.at >= period.start)
-                || (sight.trialing && sight.start > period.start && within)
+        let of_period = |sight: &&Sight| match sight.start.cmp(&period.start) {
+            Ordering::Less => sight.start == period.shown && sight.at >= period.start,
+            Ordering::Equal => true,
+            Ordering::Greater => sight.trialing && period.end.is_none_or(|end| sight.at < end),
         };
         let mut sights: Vec<&Sight> = self.sights.iter().filter(of_period).collect();
         sights.sort_by_key(|sight| sight.at);
@@ -1041,7 +1042,7 @@ impl Item {
             self.lines.retain(|line| {
                 let opens =
                     openings.iter().any(|(start, invoice)| *start == line.start && *invoice == line.invoice);
-                let may_count = line.charges() || (line.amount == 0 && !line.flagged) || line.start > current;
+                let may_count = line.charges() || line.amount == 0;
                 is_imported(line.start) || (line.start >= from && (opens || may_count))
             });
             // The line of a period that carries over may arrive after its snapshots.
@@ -1178,10 +1179,10 @@ fn carried(item: &Item, period: &Period, periods: &[Period], slices: &[Slice]) -
 /// Whether a trial's snapshot is newer than the known one.
 fn follows(trial: &Trial, known: &Trial) -> bool {
     match trial.at.cmp(&known.at) {
-        std::cmp::Ordering::Greater => true,
-        std::cmp::Ordering::Less => false,
-        std::cmp::Ordering::Equal if trial.digest == known.digest => trial.before > known.before,
-        std::cmp::Ordering::Equal => {
+        Ordering::Greater => true,
+        Ordering::Less => false,
+        Ordering::Equal if trial.digest == known.digest => trial.before > known.before,
+        Ordering::Equal => {
             let after = trial.before == Some(known.digest);
             let before = known.before == Some(trial.digest);
             (after, &trial.price, trial.quantity, trial.digest)
