@@ -281,7 +281,12 @@ mod tests {
     fn a_price_is_learnt_by_its_stripe_product() {
         let catalog = Catalog::parse(CATALOG).unwrap();
         let learnt = catalog.to_learn(&price("price_t", None, Some("prod_team")), at(5)).unwrap();
-        assert_eq!(found(&catalog.with_learnt([learnt]), "price_t"), "plan \"team\"");
+        assert_eq!(found(&catalog.with_learnt([learnt.clone()]), "price_t"), "plan \"team\"");
+        // It stays what it was sold as when its product has left the catalog, and Stripe still shows it.
+        let edited = Catalog::parse(&CATALOG.replace("[\"prod_team\"]", "[\"prod_new\"]")).unwrap();
+        let edited = edited.with_learnt([learnt]);
+        let shown = edited.offer("price_t", None, Some("prod_team"));
+        assert!(matches!(shown, Ok(Some(Offer::Plan(plan))) if plan.name == "team"));
     }
 
     #[test]

@@ -325,6 +325,20 @@ fn a_checkout_session_is_read_with_and_without_optional_fields() {
 }
 
 #[test]
+fn the_reference_of_a_session_is_plain_text_that_is_not_blank() {
+    let reference = |metadata: Value| {
+        let object = json!({"id": "cs_1", "mode": "payment", "metadata": metadata});
+        let Object::CheckoutSession(session) = event("checkout.session.completed", object).object else {
+            panic!("not a session")
+        };
+        session.customer_reference()
+    };
+    assert_eq!(reference(json!({"customer_reference": " A-17\n"})).as_deref(), Some("A-17"));
+    assert_eq!(reference(json!({"customer_reference": " \t"})), None);
+    assert_eq!(reference(json!({})), None);
+}
+
+#[test]
 fn the_other_objects_are_read_by_the_type_of_the_event() {
     let rows = [
         (

@@ -264,6 +264,8 @@ fn each_thing_that_is_sold_has_a_price_at_stripe() {
         missing("order dfy starter", "price_order"),
     ];
     assert_eq!(with_prices(&[], true), all);
+    let other = price("price_9", json!({"product": "prod_9"}));
+    assert_eq!(with_prices(&[other], true), all, "a price of another product");
     // Of a list that was not read to its end, only prices by id are certain: they were read one by one.
     assert_eq!(with_prices(&[], false), [all[2].clone(), all[3].clone()]);
     let partial = Ok(List { is_partial: true, ..List::default() });

@@ -1,7 +1,9 @@
 //! What an item keeps although its record is bounded.
 
-use super::Run;
-use super::shapes::{T, bill, check_life, end, flagged, item, line, month, shows};
+use serde_json::Value;
+
+use super::shapes::{DAY, T, YEAR, bill, check_life, end, flagged, item, line, month, seats, shows, times};
+use super::{Run, Step, pack};
 
 #[test]
 fn a_paid_period_stays_open_however_many_periods_pass_without_an_invoice() {
@@ -29,4 +31,48 @@ fn a_paid_period_stays_open_however_many_periods_pass_without_an_invoice() {
     };
     check_life("a year", &life(12), "business 20000 | si_1=20000");
     assert_eq!(end(&Run::of(&life(40))), "business 20000 | si_1=20000", "as it happened");
+}
+
+/// The bounds are in ARCHITECTURE.md: the account item stays small with any history.
+#[test]
+fn each_list_is_kept_up_to_its_maximum() {
+    let year = T + YEAR;
+    let team = |count: u64| seats("si_1", "price_team", count, T, year);
+    let mut steps = vec![Step::KeepAddons, shows(T, "active", &[team(1)])];
+    steps.push(bill(T + 1, "in_0", "subscription_create", &[line("si_1", "price_team", 700, T, year)]));
+    for number in 1..60 {
+        let (at, count) = (T + number * DAY, u64::try_from(number).unwrap());
+        let charge = times(count, flagged("si_1", "price_team", 10, at, year));
+        steps.push(shows(at, "active", &[team(count)]));
+        steps.push(bill(at + 1, &format!("in_{number}"), "subscription_update", &[charge]));
+        steps.push(pack(at + 2, &format!("cs_{number}")));
+    }
+    let run = Run::of(&steps);
+    let state = serde_json::to_value(&run.account.state).unwrap();
+    let length = |list: &Value| list.as_array().map_or(0, Vec::len);
+    let item = &state["subscriptions"]["sub_1"]["items"]["si_1"];
+    assert_eq!((length(&item["lines"]), length(&item["sights"])), (32, 16));
+    let older = |pack: &Value| length(&pack["older"]);
+    let packs = state["packs"].as_array().unwrap();
+    assert_eq!((packs.len(), packs.iter().map(older).max()), (24, Some(20)));
+    // Spent packs are kept so that their credits can be given back.
+    let packs = (0..20).map(|number| pack(T + number, &format!("cs_{number}"))).collect::<Vec<_>>();
+    let spent = Run::of(&[packs, vec![Step::Spend(19_500), Step::Grant(1)]].concat());
+    assert_eq!(spent.account.state.packs.len(), 12 + 1);
+    // A refill of each month, which a late payment may take back.
+    let free = Step::Edit("[policy]\n", "[policy]\nfree_credits = 100\nfree_refill = \"month\"\n");
+    let months = (1..9).flat_map(|number| [Step::At(T + number * 31 * DAY), Step::Spend(1)]);
+    let steps = [vec![free, Step::At(T), Step::Signup], months.collect()].concat();
+    assert_eq!(Run::of(&steps).account.state.free.len(), 4);
+    // Pauses of the newest month of a plan with monthly credits.
+    let monthly = Step::Edit("per = \"seat\"\n", "per = \"seat\"\nrefill = \"month\"\n");
+    let state = |at: i64, status: &str| shows(at, status, &[seats("si_1", "price_team", 1, T, month(T))]);
+    let pauses = (0..70).flat_map(|hour| {
+        let at = T + DAY + hour * 3600;
+        [state(at, "paused"), state(at + 60, "active")]
+    });
+    let paid = bill(T + 1, "in_1", "subscription_create", &[line("si_1", "price_team", 700, T, month(T))]);
+    let run = Run::of(&[vec![monthly, paid], pauses.collect()].concat());
+    let one = serde_json::to_value(&run.account.state.subscriptions["sub_1"]).unwrap();
+    assert_eq!(length(&one["phases"]), 120);
 }

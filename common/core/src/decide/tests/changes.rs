@@ -6,7 +6,7 @@ use super::shapes::{
     DAY, T, YEAR, bill, bill_with, check_life, flagged, item, line, month, seats, shows, shows_with, tie,
     times,
 };
-use super::{MONTH, Run, Step, pack, patched, refunded};
+use super::{MONTH, Run, Step, pack, patched, refunded, updated};
 
 const ON_PAYMENT: Step = Step::Edit("[policy]\n", "[policy]\nplan_change = \"on_payment\"\n");
 const EACH_TRIAL: Step = Step::Edit("[policy]\n", "[policy]\ntrials = \"each\"\n");
@@ -197,6 +197,11 @@ fn an_early_new_period_takes_over_the_spends_that_it_does_not_pay() {
             "pro 4000 | si_1=4000",
         ),
         ("all by balance", change(1000, json!({"amount_paid": 0})), "pro 1000 | si_1=1000"),
+        (
+            "no credit of unused time, half by balance",
+            change(0, json!({"amount_paid": 1000})),
+            "pro 3000 | si_1=3000",
+        ),
     ] {
         check_life(what, &[yearly.clone(), vec![invoice]].concat(), expect);
     }
@@ -216,6 +221,76 @@ fn an_early_new_period_takes_over_the_spends_that_it_does_not_pay() {
         ),
     ];
     check_life("back and forth", &[yearly, hops].concat(), "pro 1000 | si_1=1000");
+}
+
+/// Two months within the paid month, each with a period of its own: what was spent before the last cut counts
+/// once, in the month that was running then.
+#[test]
+fn a_month_that_was_cut_short_passes_on_its_own_spends_alone() {
+    let yearly = |start: i64| shows(start, "active", &[item("si_1", "price_pro_year", start, start + YEAR)]);
+    let unpaid = |start: i64, id: &str| {
+        let credit = flagged("si_1", "price_pro", -20_000, start, start + MONTH);
+        let whole = line("si_1", "price_pro_year", 20_000, start, start + YEAR);
+        bill(start + 1, id, "subscription_update", &[credit, whole])
+    };
+    let (first, second) = (T + 10 * DAY, T + 50 * DAY);
+    let given = [
+        vec![Step::Edit("trial_credits = 2000\n", "trial_credits = 2000\nrefill = \"month\"\n")],
+        opened("price_pro"),
+        vec![Step::Spend(4000), yearly(first), unpaid(first, "in_2")],
+    ]
+    .concat();
+    check_life("in the first month", &given, "pro 1000 | si_1=1000");
+    let later = vec![Step::At(T + 45 * DAY), Step::Spend(100), yearly(second), unpaid(second, "in_3")];
+    check_life("in the second", &[given, later].concat(), "pro 4900 | si_1=4900");
+}
+
+/// `customer.subscription.updated` from one price to another.
+fn changes(at: i64, status: &str, from: &str, to: &str) -> Step {
+    let shown = |price: &str| json!({"data": [plan(price)]});
+    updated(at, json!({"status": status, "items": shown(to)}), json!({"items": shown(from)}))
+}
+
+/// Stripe's times are seconds; `previous_attributes` says which of two states of one second is the later one.
+#[test]
+fn of_two_changes_in_one_second_the_one_that_continues_the_other_counts() {
+    let at = T + DAY;
+    for (first, second, expect) in [
+        ("price_business", "price_boost", "pro 300 | si_1=300"),
+        ("price_boost", "price_business", "business 20000 | si_1=20000"),
+    ] {
+        let two =
+            |status: &str| vec![changes(at, status, "price_pro", first), changes(at, status, first, second)];
+        check_life("of a paid plan", &[opened("price_pro"), two("active")].concat(), expect);
+        let trial = shows(T, "trialing", &[plan("price_pro")]);
+        check_life("of a trial", &[vec![trial], two("trialing")].concat(), expect);
+    }
+    // An event without `previous_attributes`, such as `customer.subscription.resumed`, continues nothing.
+    let shown = |at: i64| super::sub("resumed", at, json!({"items": {"data": [plan("price_pro")]}}));
+    let back = vec![
+        shown(T),
+        changes(at, "active", "price_pro", "price_business"),
+        Step::Spend(1000),
+        shown(at + DAY),
+    ];
+    check_life("shown again later", &[opened("price_pro"), back].concat(), "pro 4000 | si_1=4000");
+}
+
+/// Stripe sends `customer.subscription.updated` for any change, such as one of the metadata.
+#[test]
+fn states_that_repeat_do_not_crowd_out_a_change_of_plan() {
+    let monthly = Step::Edit("trial_credits = 2000\n", "trial_credits = 2000\nrefill = \"month\"\n");
+    for settings in [vec![], vec![monthly]] {
+        let repeated = (0..20).map(|hour| change(T + 3 * DAY + hour * 3600, "price_pro"));
+        let changed = vec![
+            Step::Spend(1000),
+            change(T + DAY, "price_business"),
+            Step::Spend(3000),
+            change(T + 2 * DAY, "price_pro"),
+        ];
+        let given = [settings, opened("price_pro"), changed, repeated.collect()].concat();
+        check_life("up, spent, down", &given, "pro 1000 | si_1=1000");
+    }
 }
 
 fn trial(at: i64, end: i64) -> Step {
@@ -261,6 +336,14 @@ fn a_trial_ends_neither_packs_nor_signup_credits() {
     let given =
         vec![Step::Signup, pack(T - DAY, "cs_1"), trial(T, end), zero(T, "in_1", "subscription_create", end)];
     check_life("both stay", &given, "pro 3500 | pack=1000 si_1=2000 signup=500");
+    // A renewal by a coupon of 100 % is a paid period.
+    let renewed = vec![
+        Step::Signup,
+        trial(T, end),
+        shows(end, "active", &[item("si_1", "price_pro", end, month(end))]),
+        bill(end + 1, "in_2", "subscription_cycle", &[line("si_1", "price_pro", 0, end, month(end))]),
+    ];
+    check_life("a paid period does", &renewed, "pro 5000 | si_1=5000");
 }
 
 #[test]
@@ -278,6 +361,16 @@ fn a_trial_on_a_paid_item_leaves_the_paid_bucket_alone() {
         bill(T + 5 * DAY, "in_1", "subscription_create", &[line("si_1", "price_pro", 2000, T, month(T))]),
     ];
     check_life("a slow first payment", &slow, "pro 5000 | si_1=5000");
+}
+
+/// A trial on a paid item moves the item's period at Stripe, and may change its plan.
+#[test]
+fn the_plan_of_a_trial_counts_in_the_paid_period_in_which_it_begins() {
+    let trial = |at: i64| shows(at, "trialing", &[item("si_1", "price_business", at, at + 20 * DAY)]);
+    let within = [opened("price_pro"), vec![Step::Spend(1000), trial(T + 5 * DAY)]].concat();
+    check_life("within", &within, "business 20000 | si_1=20000");
+    let after = [opened("price_pro"), vec![Step::Spend(1000), trial(month(T) + DAY)]].concat();
+    check_life("after it", &after, "business 4000 | si_1=4000");
 }
 
 /// Two trials of one user, on two subscriptions.

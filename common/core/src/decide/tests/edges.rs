@@ -3,9 +3,10 @@
 use serde_json::json;
 
 use super::shapes::{DAY, T, YEAR, bill, item, line, month, shows, shows_with};
-use super::{P1, P2, Run, Step, beside, invoice, pack, paid, refunded};
+use super::{Outcome, P1, P2, Run, Step, beside, invoice, pack, paid, refunded};
 use crate::account::hand_over::MoveSummary;
 use crate::credits::Credits;
+use crate::event;
 use crate::ids::HoldId;
 use crate::ledger::LedgerKey;
 use crate::timestamp::Timestamp;
@@ -277,6 +278,16 @@ fn free_credits_fall_due_in_a_month_that_begins_without_a_plan() {
         ("one that is given later", gift(day(32), None), true),
         ("a subscription", vec![plan("active", day(1))], false),
         ("one that begins later", vec![plan("active", day(32))], true),
+        (
+            "one that only its invoice shows",
+            vec![bill(
+                day(2),
+                "in_1",
+                "subscription_create",
+                &[line("si_1", "price_pro", 2000, day(1), day(400))],
+            )],
+            false,
+        ),
         ("one that ended before", vec![plan("active", day(1)), plan("canceled", day(20))], true),
         ("one that ends later", vec![plan("active", day(1)), plan("canceled", day(33))], false),
         ("one that is paused", vec![plan("active", day(1)), plan("paused", day(20))], true),
@@ -314,4 +325,53 @@ fn the_next_free_credits_are_those_of_the_next_month_without_a_plan() {
     let plan = shows(T + 1, "active", &[item("si_1", "price_pro", T, T + YEAR)]);
     assert_eq!(next([free_credits(), vec![plan]].concat(), T + DAY), None);
     assert_eq!(next(vec![Step::At(T), Step::Signup], T + DAY), None, "the policy gives none");
+}
+
+/// A paid year with monthly credits begins on day 1, so its months begin a day after those of the free credits.
+#[test]
+fn of_many_pauses_those_that_decide_about_free_credits_and_months_are_kept() {
+    let day = |day: i64| T + day * DAY;
+    let state = |at: i64, status: &str| shows(at, status, &[item("si_1", "price_pro", day(1), day(366))]);
+    let pauses = |from: i64| -> Vec<Step> {
+        (0..20)
+            .flat_map(|hour| [state(from + hour * 3600, "paused"), state(from + hour * 3600 + 60, "active")])
+            .collect()
+    };
+    let year = vec![
+        MONTHLY,
+        state(day(1), "active"),
+        bill(day(1) + 1, "in_1", "subscription_create", &[line("si_1", "price_pro", 2000, day(1), day(366))]),
+        Step::Spend(4000),
+    ];
+    let paused = |from: i64, to: i64| {
+        [pauses(day(3)), vec![state(from, "paused"), state(to, "active")], pauses(day(50))].concat()
+    };
+    let last = vec![Step::At(day(55)), Step::Spend(0)];
+    let run = Run::of(&[year.clone(), paused(day(30), day(40)), last.clone()].concat());
+    assert_eq!(super::shapes::end(&run), "pro 5000 | si_1=5000", "the month began when the pause ended");
+    let state = serde_json::to_value(&run.account.state.subscriptions["sub_1"]).unwrap();
+    let phases = state["phases"].as_array().map(Vec::len);
+    assert!(phases.is_some_and(|phases| phases <= 30), "{phases:?} of 84");
+    let run = Run::of(&[free_credits(), year, paused(day(30), day(31) + 3600), last].concat());
+    assert_eq!(
+        super::shapes::end(&run),
+        "pro 5100 | si_1=5000 signup=100",
+        "the free month began in the pause"
+    );
+}
+
+#[test]
+fn an_event_links_a_subscription_that_the_account_does_not_know() {
+    let linked = |given: &[Step], step: &Step| {
+        let mut run = Run::of(given);
+        let Step::Event(body) = step else { panic!("no event") };
+        let Outcome::Apply(applied) = run.decided(&event::read(body.to_string().as_bytes()).unwrap()) else {
+            panic!("not applied")
+        };
+        applied.subscriptions.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    let bought = paid(P1, "in_1", "subscription_create", "price_pro", P1);
+    let renewed = paid(P2, "in_2", "subscription_cycle", "price_pro", P2);
+    assert_eq!(linked(&[], &bought), ["sub_1"]);
+    assert_eq!(linked(&[bought], &renewed), Vec::<String>::new());
 }

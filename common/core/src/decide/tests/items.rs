@@ -353,6 +353,76 @@ fn the_end_of_a_removed_item_is_the_earliest_snapshot_without_it() {
     check_life("a later snapshot does not move it", &given, "pro 5000 | si_1=5000 si_2=0");
 }
 
+/// The account remembers 16 times at which a set of items was seen.
+#[test]
+fn the_end_of_a_removed_item_stays_however_many_snapshots_follow() {
+    let plan = |start: i64| item("si_1", "price_pro", start, month(start));
+    let next = T + 2 * DAY;
+    let mut given = vec![
+        shows(T, "active", &[plan(T), boost(T)]),
+        bill(
+            T + 1,
+            "in_1",
+            "subscription_create",
+            &[line("si_1", "price_pro", 2000, T, month(T)), boost_line(T)],
+        ),
+        shows(T + DAY, "active", &[plan(T)]),
+        shows(next, "active", &[plan(next)]),
+        bill(next + 1, "in_2", "subscription_update", &[line("si_1", "price_pro", 2000, next, month(next))]),
+    ];
+    given.extend((1..40).map(|hour| shows(next + hour * 3600, "active", &[plan(next)])));
+    let run = Run::of(&given);
+    assert_eq!(super::shapes::end(&run), "pro 5000 | si_1=5000 si_2=0", "{}", run.summary());
+}
+
+#[test]
+fn an_item_that_an_invoice_of_the_same_second_names_is_not_removed() {
+    let plan = |start: i64| item("si_1", "price_pro", start, month(start));
+    let (at, next) = (T + DAY, T + 2 * DAY);
+    let given = |removed: i64| {
+        vec![
+            shows(T, "active", &[plan(T), boost(T)]),
+            bill(
+                at,
+                "in_1",
+                "subscription_create",
+                &[line("si_1", "price_pro", 2000, T, month(T)), boost_line(T)],
+            ),
+            shows(removed, "active", &[plan(T)]),
+            shows(next, "active", &[plan(T), boost(T)]),
+            bill(
+                next + 1,
+                "in_2",
+                "subscription_update",
+                &[line("si_1", "price_pro", 2000, next, month(next))],
+            ),
+        ]
+    };
+    let without = |mut steps: Vec<Step>| {
+        steps.remove(3);
+        steps
+    };
+    check_life("in the same second", &without(given(at)), "pro 5300 | si_1=5000 si_2=300");
+    check_life("a second later", &without(given(at + 1)), "pro 5000 | si_1=5000 si_2=0");
+}
+
+#[test]
+fn removed_items_are_forgotten_after_sixty_days_except_the_last_ten() {
+    let all = |from: i64| -> Vec<Value> {
+        (from..14).map(|number| item(&format!("si_{number:02}"), "price_boost", T, month(T))).collect()
+    };
+    let steps: Vec<Step> = (0..14).map(|number| shows(T + number * DAY, "active", &all(number))).collect();
+    let left = |at: i64| {
+        let run = Run::of(&[steps.clone(), vec![Step::At(at), Step::Signup]].concat());
+        let items = &run.account.state.subscriptions["sub_1"].items;
+        (items.len(), items.keys().next().map(ToString::to_string))
+    };
+    let first = |number: u32| Some(format!("si_{number:02}"));
+    assert_eq!(left(T + 61 * DAY), (14, first(0)), "the first was removed on day 1");
+    assert_eq!(left(T + 61 * DAY + 1), (13, first(1)));
+    assert_eq!(left(T + 400 * DAY), (11, first(3)), "one is not removed");
+}
+
 #[test]
 fn a_removed_item_gives_no_access() {
     let business = item("si_2", "price_business", T, month(T));
@@ -463,6 +533,10 @@ fn a_flagged_line_opens_the_period_that_a_snapshot_shows() {
     ]
     .concat();
     check_life("anchor=now: the line of the new period is flagged", &given, "business 20000 | si_1=20000");
+    let bought =
+        vec![pack(T + DAY, "cs_1"), shows(at, "active", &[item("si_1", "price_business", at, month(at))])];
+    let reset = Run::of(&[opened(), bought, vec![charged.clone()]].concat());
+    assert_eq!(super::shapes::end(&reset), "business 20000 | si_1=20000", "it ends the packs of before");
     let unseen = [opened(), vec![charged]].concat();
     check_life("without the snapshot it waits", &unseen, "pro 5000 | si_1=5000");
     let same = [

@@ -233,7 +233,8 @@ fn a_subscription_that_ended_grants_no_month_that_begins_later() {
     // Dunning is about another payment: the paid year continues.
     let unpaid = json!({"cancellation_details": {"reason": "payment_failed"}});
     let unpaid = shows_with(months(1) + DAY, "canceled", &[year("price_pro_year")], unpaid);
-    let unpaid = life(&[&paid_year(), &[Step::Spend(1200), unpaid, Step::At(months(4))]]);
+    let unpaid =
+        life(&[&paid_year(), &[Step::At(months(1)), Step::Spend(1200), unpaid, Step::At(months(4))]]);
     check_life("ended for a failed payment", &unpaid, "pro until day 365 5000 | si_1=5000");
     let overdue = shows(months(1) - DAY, "past_due", &[year("price_pro_year")]);
     let overdue = life(&[&paid_year(), &[Step::Spend(1200), overdue, Step::At(months(1))]]);
@@ -472,6 +473,20 @@ fn credits_end_at_their_exact_second_and_are_booked_then() {
             format!("signup +500 at {}", 20 * DAY),
         ]
     );
+    let now = Run::of(&life(&[&bought, &[Step::At(T + 10 * DAY), Step::Grant(5)]]));
+    assert_eq!(ledger(&now)[2], format!("expire#session#cs_1 -700 at {}", 10 * DAY), "in the same second");
+    let year = paid_year();
+    let longer = Step::Edit("name = \"p1000\"\n", "name = \"p1000\"\nexpires_days = 40\n");
+    let idle = [longer, pack(T, "cs_1"), Step::Spend(1200), Step::At(T + 45 * DAY), Step::Signup];
+    assert_eq!(
+        ledger(&Run::of(&life(&[&year, &idle])))[3..],
+        [
+            format!("slice#in_1#si_1#1 +1200 at {}", months(1) - T),
+            format!("expire#session#cs_1 -1000 at {}", 40 * DAY),
+            format!("signup +0 at {}", 45 * DAY),
+        ],
+        "a month that began before the end of the credits is booked first"
+    );
     // The session arrives after the end of its credits.
     let late = Run::of(&[expiring, Step::At(T + 30 * DAY), pack(T, "cs_1")]);
     assert_eq!(
@@ -605,19 +620,79 @@ fn a_full_refund_leaves_the_unpaid_seats_of_the_running_month() {
 #[test]
 fn a_late_snapshot_of_another_plan_changes_only_the_months_until_the_next_one() {
     let shown = |at: i64, plan: &str| shows(at, "active", &[year(plan)]);
-    let [first, other, next, last] = [
-        shown(T + 31 * DAY, "price_pro_year"),
-        shown(T + 157 * DAY, "price_business"),
-        shown(T + 182 * DAY, "price_pro_year"),
-        shown(months(11), "price_pro_year"),
-    ];
-    for order in
-        [[&first, &other, &next, &last], [&first, &last, &next, &other], [&last, &next, &other, &first]]
+    for (first, other, next, last) in
+        [(31 * DAY, 157 * DAY, 182 * DAY, months(11)), (2 * DAY, 5 * DAY, 10 * DAY, months(2) + DAY)]
     {
-        let arrived: Vec<Step> = order.into_iter().cloned().collect();
-        let run = Run::of(&life(&[&[HALF], &paid_year(), &arrived, &[Step::At(months(11) + 1)]]));
-        assert_eq!(run.balance().get(), 5000 + 2000, "{}", run.summary());
+        let [first, other, next, last_shown] = [
+            shown(T + first, "price_pro_year"),
+            shown(T + other, "price_business"),
+            shown(T + next, "price_pro_year"),
+            shown(last, "price_pro_year"),
+        ];
+        for order in [
+            [&first, &other, &next, &last_shown],
+            [&first, &last_shown, &next, &other],
+            [&last_shown, &next, &other, &first],
+        ] {
+            let arrived: Vec<Step> = order.into_iter().cloned().collect();
+            let run = Run::of(&life(&[&[HALF], &paid_year(), &arrived, &[Step::At(last + 1)]]));
+            assert_eq!(run.balance().get(), 5000 + 2000, "{}", run.summary());
+        }
     }
+}
+
+#[test]
+fn credits_return_to_the_month_that_they_were_taken_from() {
+    let spent = life(&[&paid_year(), &[Step::Spend(700), Step::At(months(1)), Step::Spend(300)]]);
+    let back = |number: usize, amount: u64| life(&[&spent, &[Step::GiveBack(number, amount)]]);
+    check_life("the running one", &back(1, 300), "pro 5000 | si_1=5000");
+    check_life("one that is over", &back(0, 700), "pro 4700 | si_1=4700");
+    // The item's month is over, and the year of another item of the subscription runs.
+    let boost = || item("si_2", "price_boost", T, T + YEAR);
+    let renewed = month(T);
+    let given = vec![
+        HALF,
+        shows(T, "active", &[item("si_1", "price_pro", T, renewed), boost()]),
+        bill(
+            T + 1,
+            "in_1",
+            "subscription_create",
+            &[line("si_1", "price_pro", 2000, T, renewed), line("si_2", "price_boost", 900, T, T + YEAR)],
+        ),
+        Step::Spend(4000),
+        shows(renewed, "active", &[item("si_1", "price_pro", renewed, month(renewed)), boost()]),
+        bill(
+            renewed + 1,
+            "in_2",
+            "subscription_cycle",
+            &[line("si_1", "price_pro", 2000, renewed, month(renewed))],
+        ),
+        Step::GiveBack(0, 4000),
+    ];
+    check_life("of an item", &given, "pro 5800 | carried:si_1=500 si_1=5000 si_2=300");
+}
+
+/// The next period has no months, and begins with the second month of the year.
+#[test]
+fn a_spend_of_the_next_period_does_not_lower_what_it_takes_over_from_the_month() {
+    let both = Step::Edit(
+        "refill = \"month\"\n",
+        "refill = \"month\"\nrollover = { percent = 50, max = 2000, periods = 1 }\n",
+    );
+    let year: Vec<Step> = [&paid_year()[..1], &[both], &paid_year()[1..]].concat();
+    let next = [
+        shows(months(1), "active", &[item("si_1", "price_boost", months(1), month(months(1)))]),
+        bill(
+            months(1) + 1,
+            "in_2",
+            "subscription_update",
+            &[line("si_1", "price_boost", 500, months(1), month(months(1)))],
+        ),
+    ];
+    let given = life(&[&year, &[Step::Spend(2000)], &next]);
+    check_life("before", &given, "pro 1800 | carried:si_1=1500 si_1=300");
+    let spent = life(&[&given, &[Step::Spend(300)]]);
+    check_life("after", &spent, "pro 1500 | carried:si_1=1500 si_1=0");
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::shapes::{
-    DAY, T, bill, bill_with, check_life, end, item, line, month, once, shows, tie_by, times,
+    DAY, T, bill, bill_with, check_life, end, item, line, month, once, shows, tie, tie_by, times,
 };
 use super::{Outcome, P1, Run, Step, pack, patched, refund, refunded, session};
 use crate::account::products::BoughtProduct;
@@ -359,4 +359,54 @@ fn credits_return_to_twelve_packs_that_one_spend_has_emptied() {
         steps.chain([Step::Spend(12_000), Step::Grant(1), Step::GiveBack(0, 12_000)]).collect::<Vec<_>>();
     let run = Run::of(&steps);
     assert_eq!(run.balance().get(), 12_001, "{}", run.summary());
+}
+
+/// The account joins the oldest of more than 24 packs. Here the second oldest is sold by an invoice, and its
+/// session arrives last.
+#[test]
+fn a_session_keeps_the_older_packs_that_the_lot_of_its_invoice_held() {
+    let by_invoice = manual(T + 1, "in_x", &[once("price_p1000", 2000)]);
+    let others = (0..24).map(|number| super::pack(T + number * 10, &format!("cs_{number}")));
+    let bought = [vec![Step::KeepAddons, by_invoice], others.collect()].concat();
+    let session = session("completed", T + 2, "cs_x", json!({"pack": "p1000"}), json!({"invoice": "in_x"}));
+    for steps in [bought.clone(), [bought, vec![session]].concat()] {
+        let run = Run::of(&steps);
+        assert_eq!((run.account.state.packs.len(), run.balance().get()), (24, 25_000), "{}", run.summary());
+    }
+}
+
+/// Two packs of one session, of which one expires. A spend empties it and thirteen others, and the account
+/// keeps twelve empty packs.
+#[test]
+fn credits_of_a_dropped_pack_do_not_return_to_another_pack_of_its_session() {
+    let edit = Step::Edit(
+        "credits = 1000\nprices = [\"price_p1000\"]",
+        "credits = 1000\nexpires_days = 10\nprices = [\"price_p1000\"]\n[[pack]]\nname = \"p500\"\ncredits = 500\n\
+         prices = [\"price_p500\"]",
+    );
+    let of = |price: &str| json!({"price": {"id": price}, "quantity": 1});
+    let lines = json!({"line_items": {"data": [of("price_p1000"), of("price_p500")]}});
+    let mut steps = vec![
+        Step::Edit("[policy]\n", "[policy]\nspend_order = \"expiring_first\"\n"),
+        edit,
+        session("completed", T, "cs_0", json!({}), lines),
+    ];
+    steps.extend((1..14).map(|number| super::pack(T + number, &format!("cs_{number}"))));
+    steps.extend([Step::Spend(1000), Step::Spend(13_200), Step::GiveBack(0, 1000)]);
+    let run = Run::of(&steps);
+    assert_eq!(run.balance().get(), 300, "{}", run.summary());
+}
+
+/// `invoice_payment.paid` names the payment of one invoice.
+#[test]
+fn a_payment_is_linked_to_the_products_of_its_own_invoice() {
+    let products = Step::Edit(
+        "[policy]\n",
+        "[features]\nexport = \"switch\"\n[[product]]\nname = \"course\"\nfeatures = { export = true }\n\
+         prices = [\"price_course\"]\n[policy]\n",
+    );
+    let sold = |at: i64, id: &str| manual(at, id, &[once("price_course", 500)]);
+    let run = Run::of(&[products, sold(T, "in_1"), sold(T + 1, "in_2"), tie(T + 2, "in_1")]);
+    let payments: Vec<_> = run.account.state.products.iter().map(|one| one.payment.as_deref()).collect();
+    assert_eq!(payments, [Some("pi_in_1"), None]);
 }

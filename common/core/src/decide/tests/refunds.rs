@@ -283,6 +283,40 @@ fn an_opening_that_credits_unused_time_shares_its_refund_with_the_credited_payme
     }
 }
 
+/// The second period is paid in part by unused time of the first, and the third by unused time of the second.
+/// The first period had ended before the third began.
+#[test]
+fn unused_time_that_unused_time_paid_for_was_paid_by_the_first_payment() {
+    let period = |start: i64, id: &str, credit: i64| {
+        vec![
+            shows(start, "active", &[item("si_1", "price_pro", start, month(start))]),
+            bill(
+                start + 1,
+                id,
+                "subscription_update",
+                &[
+                    flagged("si_1", "price_pro", -credit, start, month(T)),
+                    line("si_1", "price_pro", 2000, start, month(start)),
+                ],
+            ),
+            tie(start + 1, id),
+        ]
+    };
+    let given = [opened(), period(T + 20 * DAY, "in_2", 1000), period(T + 40 * DAY, "in_3", 500)].concat();
+    let day = T + 41 * DAY;
+    let back = |id: &str, amount: i64| refunded(day, id, amount);
+    let (first, second, third) = (back("pi_in_1", 2000), back("pi_in_2", 1000), back("pi_in_3", 1500));
+    // A quarter of 5000 was credited, and half of that before.
+    for (what, steps, expect) in [
+        ("the first payment", vec![first.clone()], "pro 4375 | si_1=4375"),
+        ("the second", vec![second.clone()], "pro 4375 | si_1=4375"),
+        ("the third", vec![third.clone()], "pro 1250 | si_1=1250"),
+        ("all", vec![first, second, third], "pro 0 | si_1=0"),
+    ] {
+        check_life(what, &[given.clone(), steps].concat(), expect);
+    }
+}
+
 #[test]
 fn disputes_hold_and_give_back_and_net_with_refunds() {
     let of = |status: &str, at: i64| dispute("updated", LATER + at, "pi_in_1", status);
