@@ -362,11 +362,6 @@ impl Account {
             let ends = known.lots.iter().filter(|one| one.expires() && one.left > Credits::ZERO);
             let end = ends.filter_map(|one| one.until).min().filter(|end| *end <= now);
             let Some(end) = end else { break };
-            // A month that begins before the end is booked first.
-            let before = end.plus_seconds(-1);
-            if before > state.as_of && known.next.is_some_and(|next| next <= before) {
-                book(state, known, Vec::new(), before);
-            }
             let expired = state.expired_at(known, end);
             book(state, known, expired, end);
         }

@@ -1199,17 +1199,7 @@ fn sort_sights(sights: &mut [Sight]) {
         (*start, *at, !sight.trialing, price, *quantity, *digest, *before)
     }
     sights.sort_by(|one, other| key(one).cmp(&key(other)));
-    let mut from = 0;
-    while from < sights.len() {
-        let (start, at) = (sights[from].start, sights[from].at);
-        let until =
-            sights.iter().skip(from).take_while(|sight| sight.start == start && sight.at == at).count()
-                + from;
-        if let Some(second) = sights.get_mut(from..until) {
-            chain(second);
-        }
-        from = until;
-    }
+    sights.chunk_by_mut(|a, b| (a.start, a.at) == (b.start, b.at)).for_each(chain);
 }
 
 /// Orders the sights of one second: repeatedly takes the first sight that has no predecessor among the rest.

@@ -344,9 +344,9 @@ fn of_many_pauses_those_that_decide_about_free_credits_and_months_are_kept() {
         Step::Spend(4000),
     ];
     let paused = |from: i64, to: i64| {
-        [pauses(day(3)), vec![state(from, "paused"), state(to, "active")], pauses(day(50))].concat()
+        [pauses(day(3)), pauses(day(10)), vec![state(from, "paused"), state(to, "active")]].concat()
     };
-    let last = vec![Step::At(day(55)), Step::Spend(0)];
+    let last = vec![Step::At(day(45)), Step::Spend(0)];
     let run = Run::of(&[year.clone(), paused(day(30), day(40)), last.clone()].concat());
     assert_eq!(super::shapes::end(&run), "pro 5000 | si_1=5000", "the month began when the pause ended");
     let state = serde_json::to_value(&run.account.state.subscriptions["sub_1"]).unwrap();

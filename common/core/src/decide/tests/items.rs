@@ -420,6 +420,7 @@ fn removed_items_are_forgotten_after_sixty_days_except_the_last_ten() {
     let first = |number: u32| Some(format!("si_{number:02}"));
     assert_eq!(left(T + 61 * DAY), (14, first(0)), "the first was removed on day 1");
     assert_eq!(left(T + 61 * DAY + 1), (13, first(1)));
+    assert_eq!(left(T + 62 * DAY), (13, first(1)), "the second was removed on day 2");
     assert_eq!(left(T + 400 * DAY), (11, first(3)), "one is not removed");
 }
 
