@@ -684,7 +684,6 @@ impl Item {
                 })
             }
         };
-        let is_changed = runs.len() > 1;
         // Within a slice, the plan in force at its start is the first one.
         let opened = in_force(&runs, slice.start).cloned();
         let after_start = |run: &Run| run.at.is_some_and(|at| at > slice.start);
@@ -716,9 +715,7 @@ impl Item {
             self.spent_of(of_slice, Some(&terms.plan))
         };
         let spent = spent.plus(undone);
-        let changed = is_changed
-            .then(|| terms.clone())
-            .filter(|terms| terms.plan != current.terms.plan || quantity != current.quantity);
+        let is_changed = terms.plan != current.terms.plan || quantity != current.quantity;
         let of_period = |other: &&Slice| other.period == slice.period;
         Bucket {
             left: granted.minus(lost).minus(spent),
@@ -732,7 +729,7 @@ impl Item {
             carries: Vec::new(),
             next_month: None,
             next: None,
-            changed_to: changed,
+            changed_to: is_changed.then_some(terms),
             quantity,
             changes: change_names(&runs),
             documents: std::iter::once(&current.invoice)

@@ -76,7 +76,7 @@ impl Item {
         }
         let next = cuts(current.start, current.end).into_iter().find(|cut| *cut > view.now)?;
         let stops = view.phases.last().is_some_and(|phase| phase.stops(view.pause_collection));
-        (!stops && view.ended.is_none_or(|end| next < end)).then_some(next)
+        (!stops && view.ended.is_none()).then_some(next)
     }
 
     /// The credits that the current slice and recent slices took over and that are still valid.

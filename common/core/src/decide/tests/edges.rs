@@ -96,8 +96,10 @@ fn the_balance_of_an_import_is_explained_as_its_own_bucket() {
         Step::Import { as_of: T, credits: 300, with_signup: false, invoices: Vec::new() },
     ]);
     let all = run.account.explain(&[], &run.catalog, Timestamp::from_unix(T + 2));
-    let import = all.into_iter().find(|one| one.field == "bucket import").map(|one| one.value);
-    assert_eq!(import.as_deref(), Some("300"));
+    let import = all.into_iter().find(|one| one.field == "bucket import").unwrap();
+    assert_eq!(import.value, "300");
+    let why = "import#b says that the user had 300 credits at ";
+    assert!(import.why.starts_with(why), "{}", import.why);
 }
 
 #[test]
@@ -290,6 +292,19 @@ fn free_credits_fall_due_in_a_month_that_begins_without_a_plan() {
         ),
         ("one that ended before", vec![plan("active", day(1)), plan("canceled", day(20))], true),
         ("one that ends later", vec![plan("active", day(1)), plan("canceled", day(33))], false),
+        (
+            "one that ended within its paid period",
+            vec![
+                bill(
+                    day(1),
+                    "in_1",
+                    "subscription_create",
+                    &[line("si_1", "price_pro", 9, day(1), day(400))],
+                ),
+                plan("canceled", day(20)),
+            ],
+            true,
+        ),
         ("one that is paused", vec![plan("active", day(1)), plan("paused", day(20))], true),
         ("a payment that is overdue, in its grace", unpaid("past_due", 28), false),
         ("one whose grace is over", unpaid("past_due", 25), true),

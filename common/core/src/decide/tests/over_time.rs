@@ -514,7 +514,15 @@ fn the_spend_order_is_plan_first_or_what_ends_first() {
     let spent = life(&[&bought, &[Step::Spend(600)]]);
     check_life("plan first", &spent, "pro 5400 | pack=1000 si_1=4400");
     let first = Step::Edit("[policy]\n", "[policy]\nspend_order = \"expiring_first\"\n");
-    check_life("what ends first", &life(&[&[first], &spent]), "pro 5400 | pack=400 si_1=5000");
+    check_life("what ends first", &life(&[&[first.clone()], &spent]), "pro 5400 | pack=400 si_1=5000");
+    let expiring = Step::Edit("name = \"p1000\"\n", "name = \"p1000\"\nexpires_days = 10\n");
+    let gift = Step::Complimentary { plan: "pro", until: Some(T + 10 * DAY), credits: 300 };
+    let given = [first, expiring, pack(T, "cs_1"), Step::At(T + 1), gift, Step::Spend(100)];
+    assert_eq!(
+        end(&Run::of(&given)),
+        "pro until day 10 1200 | grant=200 pack=1000",
+        "with one end, what was free"
+    );
 }
 
 #[test]
@@ -672,14 +680,61 @@ fn credits_return_to_the_month_that_they_were_taken_from() {
     check_life("of an item", &given, "pro 5800 | carried:si_1=500 si_1=5000 si_2=300");
 }
 
-/// The next period has no months, and begins with the second month of the year.
-#[test]
-fn a_spend_of_the_next_period_does_not_lower_what_it_takes_over_from_the_month() {
+/// A paid year with months of which the next one takes over a half.
+fn year_that_carries_over() -> Vec<Step> {
     let both = Step::Edit(
         "refill = \"month\"\n",
         "refill = \"month\"\nrollover = { percent = 50, max = 2000, periods = 1 }\n",
     );
-    let year: Vec<Step> = [&paid_year()[..1], &[both], &paid_year()[1..]].concat();
+    [&paid_year()[..1], &[both], &paid_year()[1..]].concat()
+}
+
+#[test]
+fn a_change_in_the_second_in_which_a_month_begins_is_the_plan_of_the_month() {
+    let change = shows(months(1), "active", &[year("price_business")]);
+    let given = life(&[&year_that_carries_over(), &[Step::Spend(2000), change, Step::At(months(1) + 1)]]);
+    check_life(
+        "the plan that ends says what is carried",
+        &given,
+        "business 21500 | carried:si_1=1500 si_1=20000",
+    );
+    let booked = ledger(&Run::of(&life(&[&given, &[Step::Spend(1)]])));
+    assert!(!booked.iter().any(|entry| entry.starts_with("plan#")), "{booked:?}");
+    let at_start = [shows(T, "active", &[year("price_business")]), paid_year()[4].clone()];
+    let booked = ledger(&Run::of(&life(&[&paid_year()[..3], &at_start])));
+    let change = format!("plan#si_1#{T}#business#1 ");
+    assert!(
+        booked.iter().any(|entry| entry.starts_with(&change)),
+        "of a paid period it is a change: {booked:?}"
+    );
+}
+
+#[test]
+fn a_spend_of_a_month_that_proves_paused_lowers_what_the_next_one_takes_over() {
+    let state = |at: i64, status: &str| shows(at, status, &[year("price_pro_year")]);
+    let spent = [Step::Spend(1000), Step::At(months(1) + DAY), Step::Spend(1000)];
+    let paused = [state(months(1) - DAY, "paused"), state(months(2) + DAY, "active")];
+    let given = life(&[&year_that_carries_over(), &spent, &paused, &[Step::At(months(2) + 2 * DAY)]]);
+    check_life("half of 3000", &given, "pro 6500 | carried:si_1=1500 si_1=5000");
+}
+
+#[test]
+fn the_next_month_is_the_one_that_begins_later_than_now() {
+    let next = |at: i64, steps: &[Step]| {
+        let run = Run::of(&life(&[&paid_year(), steps, &[Step::At(at)]]));
+        let (state, policy, now) = (&run.account.state, &run.catalog.policy, Timestamp::from_unix(at));
+        state.next_grant_at(&state.buckets(policy, now), policy, now).map(Timestamp::unix)
+    };
+    assert_eq!(next(months(1) - 1, &[]), Some(months(1)));
+    assert_eq!(next(months(1), &[]), Some(months(2)));
+    assert_eq!(next(months(11), &[]), None);
+    let ended = shows(months(1) + DAY, "canceled", &[year("price_pro_year")]);
+    assert_eq!(next(months(1) + 2 * DAY, &[ended]), None);
+}
+
+/// The next period has no months, and begins with the second month of the year.
+#[test]
+fn a_spend_of_the_next_period_does_not_lower_what_it_takes_over_from_the_month() {
     let next = [
         shows(months(1), "active", &[item("si_1", "price_boost", months(1), month(months(1)))]),
         bill(
@@ -689,7 +744,7 @@ fn a_spend_of_the_next_period_does_not_lower_what_it_takes_over_from_the_month()
             &[line("si_1", "price_boost", 500, months(1), month(months(1)))],
         ),
     ];
-    let given = life(&[&year, &[Step::Spend(2000)], &next]);
+    let given = life(&[&year_that_carries_over(), &[Step::Spend(2000)], &next]);
     check_life("before", &given, "pro 1800 | carried:si_1=1500 si_1=300");
     let spent = life(&[&given, &[Step::Spend(300)]]);
     check_life("after", &spent, "pro 1500 | carried:si_1=1500 si_1=0");
