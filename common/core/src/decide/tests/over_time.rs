@@ -514,7 +514,11 @@ fn the_spend_order_is_plan_first_or_what_ends_first() {
     let spent = life(&[&bought, &[Step::Spend(600)]]);
     check_life("plan first", &spent, "pro 5400 | pack=1000 si_1=4400");
     let first = Step::Edit("[policy]\n", "[policy]\nspend_order = \"expiring_first\"\n");
-    check_life("what ends first", &life(&[&[first.clone()], &spent]), "pro 5400 | pack=400 si_1=5000");
+    check_life(
+        "what ends first",
+        &life(&[std::slice::from_ref(&first), &spent]),
+        "pro 5400 | pack=400 si_1=5000",
+    );
     let expiring = Step::Edit("name = \"p1000\"\n", "name = \"p1000\"\nexpires_days = 10\n");
     let gift = Step::Complimentary { plan: "pro", until: Some(T + 10 * DAY), credits: 300 };
     let given = [first, expiring, pack(T, "cs_1"), Step::At(T + 1), gift, Step::Spend(100)];
