@@ -359,7 +359,7 @@ fn of_many_pauses_those_that_decide_about_free_credits_and_months_are_kept() {
         Step::Spend(4000),
     ];
     let paused = |from: i64, to: i64| {
-        [pauses(day(3)), pauses(day(10)), vec![state(from, "paused"), state(to, "active")]].concat()
+        [vec![state(from, "paused"), state(to, "active")], pauses(day(3)), pauses(day(10))].concat()
     };
     let last = vec![Step::At(day(45)), Step::Spend(0)];
     let run = Run::of(&[year.clone(), paused(day(30), day(40)), last.clone()].concat());

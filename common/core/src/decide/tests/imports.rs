@@ -552,6 +552,26 @@ fn joined_grants_by_hand_count_by_the_time_at_which_each_was_given() {
     }
 }
 
+/// One lot joins two of before the balance with later ones, of which the first has its second. Of what is spent
+/// of it, the credits of before come first.
+#[test]
+fn a_joined_lot_of_before_and_after_the_balance_is_counted_by_its_parts() {
+    let at = T + 100 * DAY;
+    let times = || [T, T + DAY].into_iter().chain((0..30).map(|number| at + number * DAY)).enumerate();
+    let packs = times().map(|(number, at)| pack(at, &format!("cs_{number}")));
+    let grants = times().flat_map(|(_, at)| [Step::At(at), Step::Grant(100)]);
+    for (what, given, spent, expect) in [
+        ("packs", packs.clone().collect::<Vec<_>>(), 0, 5000 + 30_000),
+        ("packs, spent", packs.collect(), 2500, 3000 + 29_500),
+        ("grants", grants.clone().collect(), 0, 5000 + 3000),
+        ("grants, spent", grants.collect(), 250, 4800 + 2950),
+    ] {
+        let later = [Step::At(at + 40 * DAY), Step::Spend(spent), import(at, 5000)];
+        let run = Run::of(&[&[Step::KeepAddons], &given[..], &later].concat());
+        assert_eq!(run.balance().get(), expect, "{what}: {}", run.summary());
+    }
+}
+
 /// A balance of another system includes what was granted before it, less what was spent before it.
 #[test]
 fn what_a_spend_gives_back_counts_by_the_time_of_the_spend() {

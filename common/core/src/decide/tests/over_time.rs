@@ -351,6 +351,19 @@ fn the_next_period_takes_over_a_part_of_what_was_left() {
 }
 
 #[test]
+fn unused_time_that_an_invoice_pays_back_is_not_carried_over_too() {
+    let at = T + 10 * DAY;
+    let next = |lines: &[serde_json::Value]| {
+        let shown = shows(at, "active", &[item("si_1", "price_pro", at, month(at))]);
+        life(&[&two_months(1000)[..5], &[shown, bill(at + 1, "in_2", "subscription_update", lines)]])
+    };
+    let whole = line("si_1", "price_pro", 2000, at, month(at));
+    let credit = flagged("si_1", "price_pro", -1300, at, month(T));
+    check_life("paid back", &next(&[credit, whole.clone()]), "pro 5000 | si_1=5000");
+    check_life("not paid back", &next(&[whole]), "pro 7000 | carried:si_1=2000 si_1=5000");
+}
+
+#[test]
 fn a_refund_of_the_older_period_takes_its_share_of_what_was_carried() {
     let back = |amount: i64| [refunded(month(T) + DAY, "pi_in_1", amount)];
     check_life("half", &life(&[&two_months(2000), &back(1000)]), "pro 5750 | carried:si_1=750 si_1=5000");
