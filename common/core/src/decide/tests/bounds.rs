@@ -76,3 +76,29 @@ fn each_list_is_kept_up_to_its_maximum() {
     let one = serde_json::to_value(&run.account.state.subscriptions["sub_1"]).unwrap();
     assert_eq!(length(&one["phases"]), 120);
 }
+
+/// The period that ran at the time of the balance says what its plan was worth then.
+#[test]
+fn after_an_import_an_item_keeps_its_period_and_the_current_one() {
+    let mut start = T;
+    let mut steps = vec![
+        shows(T, "active", &[item("si_1", "price_pro", T, month(T))]),
+        bill(T + 1, "in_0", "subscription_create", &[line("si_1", "price_pro", 2000, T, month(T))]),
+        Step::Import { as_of: T + 5 * DAY, credits: 300, with_signup: false, invoices: Vec::new() },
+    ];
+    for number in 1..6 {
+        start = month(start);
+        steps.push(shows(start, "active", &[item("si_1", "price_pro", start, month(start))]));
+        let renewal = line("si_1", "price_pro", 2000, start, month(start));
+        steps.push(bill(start + 1, &format!("in_{number}"), "subscription_cycle", &[renewal]));
+        steps.push(Step::Spend(100));
+    }
+    let state = serde_json::to_value(&Run::of(&steps).account.state).unwrap();
+    let item = &state["subscriptions"]["sub_1"]["items"]["si_1"];
+    let starts = |list: &str| -> Vec<i64> {
+        item[list].as_array().into_iter().flatten().filter_map(|one| one["start"].as_i64()).collect()
+    };
+    assert_eq!(starts("lines"), [T, start], "{item:#}");
+    assert_eq!(starts("sights"), [T, start], "{item:#}");
+    assert_eq!(starts("spent"), [T, start], "{item:#}");
+}
