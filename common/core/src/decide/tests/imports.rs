@@ -552,21 +552,25 @@ fn joined_grants_by_hand_count_by_the_time_at_which_each_was_given() {
     }
 }
 
-/// One lot joins two of before the balance with later ones, of which the first has its second. Of what is spent
-/// of it, the credits of before come first.
+/// One lot joins lots of before the balance with later ones, of which the first has its second. Of what is spent of
+/// it, the credits of before come first.
 #[test]
 fn a_joined_lot_of_before_and_after_the_balance_is_counted_by_its_parts() {
     let at = T + 100 * DAY;
-    let times = || [T, T + DAY].into_iter().chain((0..30).map(|number| at + number * DAY)).enumerate();
-    let packs = times().map(|(number, at)| pack(at, &format!("cs_{number}")));
-    let grants = times().flat_map(|(_, at)| [Step::At(at), Step::Grant(100)]);
+    let times =
+        |before: i64| (0..before).map(|day| T + day * DAY).chain((0..24).map(move |day| at + day * DAY));
+    let packs = |before: i64| -> Vec<Step> {
+        times(before).enumerate().map(|(number, at)| pack(at, &format!("cs_{number}"))).collect()
+    };
+    let grants = || -> Vec<Step> { times(2).flat_map(|at| [Step::At(at), Step::Grant(100)]).collect() };
     for (what, given, spent, expect) in [
-        ("packs", packs.clone().collect::<Vec<_>>(), 0, 5000 + 30_000),
-        ("packs, spent", packs.collect(), 2500, 3000 + 29_500),
-        ("grants", grants.clone().collect(), 0, 5000 + 3000),
-        ("grants, spent", grants.collect(), 250, 4800 + 2950),
+        ("packs", packs(2), 0, 9000 + 24_000),
+        ("packs, spent", packs(2), 2500, 7000 + 23_500),
+        ("packs, of which the newest is of the second", packs(1), 1500, 8000 + 23_500),
+        ("grants", grants(), 0, 9000 + 2400),
+        ("grants, spent", grants(), 250, 8800 + 2350),
     ] {
-        let later = [Step::At(at + 40 * DAY), Step::Spend(spent), import(at, 5000)];
+        let later = [Step::At(at + 40 * DAY), Step::Spend(spent), import(at, 9000)];
         let run = Run::of(&[&[Step::KeepAddons], &given[..], &later].concat());
         assert_eq!(run.balance().get(), expect, "{what}: {}", run.summary());
     }
