@@ -98,6 +98,15 @@ fn on_payment_more_credits_count_when_an_invoice_has_charged_them() {
     let more = shows(T + 3 * DAY, "active", &[seats("si_1", "price_team", 9, T, month(T))]);
     let another = vec![up(), paid(), to_team(2), more];
     check_life("charged, down, up to what is not charged", &life(another), "business 1000 | si_1=1000");
+    let cut = T + 9 * DAY;
+    let shown = |at: i64, price: &str| shows(at, "active", &[item("si_1", price, cut, month(cut))]);
+    let lines = [
+        flagged("si_1", "price_business", -6000, cut, month(T)),
+        line("si_1", "price_pro", 2000, cut, month(cut)),
+    ];
+    let new_period = vec![shown(cut, "price_pro"), bill(cut + 1, "in_3", "subscription_update", &lines)];
+    let again = [vec![up(), paid()], new_period, vec![shown(cut + DAY, "price_business")]].concat();
+    check_life("charged in the period before", &life(again), "business 5000 | si_1=5000");
     let next = T + MONTH;
     let renewed = life(vec![
         up(),
