@@ -35,7 +35,6 @@ class Catalog:
 
 class Snapshot:
     """What one event shows of a subscription."""
-
     def __init__(self, event, catalog):
         o = event["data"]["object"]
         self.created, self.event, self.status = event["created"], event["id"], o["status"]
@@ -86,7 +85,6 @@ class Invoice:  # a paid one
 
 class Session:
     """A paid session of mode `payment`."""
-
     def __init__(self, event, heard):
         o = event["data"]["object"]
         self.id, self.created, self.heard = o["id"], event["created"], heard
@@ -103,14 +101,12 @@ def user_in(thing):
 
 class Facts:
     """All that was heard so far. `heard` counts the steps of the life."""
-
     def __init__(self, catalog):
         self.catalog, self.latest = catalog, 0
         self.snapshots, self.invoices, self.sessions = {}, {}, {}
         self.seen, self.owners, self.customer_owner, self.clock = set(), {}, {}, {}
         self.paid_by = collections.defaultdict(set)  # document -> payments
-        self.same = {}  # charge -> payment intent
-        self.deleted_customers, self.customer_of = {}, {}
+        self.deleted_customers, self.customer_of, self.same = {}, {}, {}  # same: charge -> payment intent
         # (created, payment, amount, status) of each news of a refund or dispute; of a charge what it charged
         self.refunds, self.disputes, self.charges = (collections.defaultdict(list) for _ in range(3))
         self.payment_news = []  # (created, payment)
@@ -183,7 +179,6 @@ class Facts:
         return self.owners.get(document) or self.customer_owner.get(self.customer_of.get(document))
 
     # What went back of a document's payments, as of a moment.
-
     def payment(self, name):
         """A payment by one name: that of its payment intent, if it has one."""
         return self.same.get(name, name)

@@ -13,7 +13,7 @@ NEVER = 10**12
 Opening = collections.namedtuple(
     "Opening", "item sub start end plan quantity invoice credits positive opens_at shown")
 Segment = collections.namedtuple("Segment", "opening k due end")  # a paid period, or a month of one
-Lot = collections.namedtuple("Lot", "key bucket granted left since until free plan")
+Lot = collections.namedtuple("Lot", "key bucket left since until free plan")
 
 
 def add_months(at, months):
@@ -25,14 +25,14 @@ def add_months(at, months):
 
 class User:
     """One user's money as of `now`. `world` has the facts, `spent` what was taken from each lot."""
-
     def __init__(self, world, name, now):
         self.world, self.facts, self.catalog = world, world.facts, world.facts.catalog
-        self.name, self.now, self.spent = name, now, world.spent[name]
-        self.policy = self.catalog.policy
+        self.name, self.now, self.spent, self.policy = name, now, world.spent[name], self.catalog.policy
         named = {*self.facts.snapshots, *(i.sub for i in self.facts.invoices.values() if i.sub)}
         self.subs = {sub for sub in named if self.facts.owner(sub) == name}
         self.read_lines()
+        self.handed = collections.defaultdict(lambda: ([], collections.Counter()))
+        self.swap_items()
 
     def snapshots(self, sub, at=NEVER):
         return [s for s in self.facts.snapshots.get(sub, []) if s.created <= at]
@@ -41,7 +41,6 @@ class User:
         return self.facts.went_back(document.id, at, self.now)
 
     # Which lines open a paid period, and which charge a plan change.
-
     def read_lines(self):
         self.openings, self.charges = collections.defaultdict(list), collections.defaultdict(list)
         self.named, self.trial_lines, flagged = {}, {}, []
@@ -98,12 +97,10 @@ class User:
 
     def all_items(self):
         items = {item: sub for sub in self.subs for s in self.snapshots(sub) for item in s.items}
-        items.update({item: o[0].sub for item, o in self.openings.items() if o})
-        items.update({item: opening.sub for item, opening in self.trial_lines.items()})
-        return items
+        items |= {item: o[0].sub for item, o in self.openings.items() if o}
+        return items | {item: opening.sub for item, opening in self.trial_lines.items()}
 
     # The time line of one item.
-
     def shown(self, opening, after, until):
         """(created, plan, quantity) of the snapshots that can change the plan inside this paid period."""
         for s, item in self.shown_as(opening.item, opening.sub):
@@ -117,10 +114,8 @@ class User:
         """Whether no month begins at this moment."""
         known = [s for s in self.snapshots(opening.sub)
                  if s.created <= at or s.status in TERMINAL and s.ended <= at]
-        removed = self.removed_at(opening.item, opening.sub)
-        if self.all_refunded(opening, at) or removed is not None and removed <= at:
-            return True
-        if self.deleted_at(opening.sub) <= at or self.facts.dispute_open(opening.invoice.id, at):
+        ended = min(self.removed_at(opening.item, opening.sub), self.deleted_at(opening.sub))
+        if ended <= at or self.all_refunded(opening, at) or self.facts.dispute_open(opening.invoice.id, at):
             return True
         last = known[-1] if known else None
         until_end = self.policy["pause_collection"] == "until_period_end"
@@ -143,10 +138,9 @@ class User:
         found, openings = [], self.openings[item]
         for n, opening in enumerate(openings):
             limit = openings[n + 1].start if n + 1 < len(openings) else NEVER
-            cuts = [opening.start]
-            if self.catalog.plans[opening.plan].get("refill") == "month":
-                while len(cuts) < 36 and add_months(opening.start, len(cuts)) <= opening.end - 4 * DAY:
-                    cuts.append(add_months(opening.start, len(cuts)))
+            months = 36 if self.catalog.plans[opening.plan].get("refill") == "month" else 1
+            cuts = [add_months(opening.start, k) for k in range(months)]
+            cuts = [cut for cut in cuts if cut in (opening.start, min(cut, opening.end - 4 * DAY))]
             for k, start in enumerate(cuts):
                 end = cuts[k + 1] if k + 1 < len(cuts) else opening.end
                 due = start if k == 0 else self.due(opening, start, min(end, limit))
@@ -161,13 +155,21 @@ class User:
         first = before[-1] if before else (segment.due, opening.plan, opening.quantity)
         return [first, *self.shown(opening, segment.due, until)]
 
+    def taken_over(self, segment):
+        """The plans that replaced items had before a segment, and what was spent of each."""
+        item, first = segment.opening.item, segment.opening == self.openings[segment.opening.item][0]
+        return self.handed[item] if first and not segment.k else ([], collections.Counter())
+
+    def plans(self, segment, until):
+        plans = [*self.taken_over(segment)[0], *(plan for _, plan, _ in self.in_force(segment, until))]
+        return [plan for n, plan in enumerate(plans) if n == 0 or plans[n - 1] != plan]
+
     def worth(self, segment, until):
         """(credits of the plan in force, plan in force, whether the whole period's spends count)."""
         phases, opening = self.in_force(segment, until), segment.opening
         if self.policy["plan_change"] == "at_once":
-            plans = [p for n, (_, p, _) in enumerate(phases) if n == 0 or phases[n - 1][1] != p]
             _, plan, quantity = phases[-1]
-            return self.catalog.amount(plan, quantity), plan, plans.count(plan) > 1
+            return self.catalog.amount(plan, quantity), plan, self.plans(segment, until).count(plan) > 1
         # What was not charged does not count at the start of a later month either.
         phases = [(0, opening.plan, opening.quantity), *self.shown(opening, opening.start, until)]
         amount, reached = self.catalog.amount(*phases[0][1:]), {phases[0][1:]}
@@ -177,39 +179,30 @@ class User:
             # The opening paid for its own plan with up to its own quantity.
             paid = any(c.plan == plan and c.quantity >= quantity for c in [opening, *charges])
             if new <= amount or (plan, quantity) in reached or paid:
-                amount = new
-                reached.add((plan, quantity))
+                amount, reached = new, reached | {(plan, quantity)}
         return amount, phases[-1][1], True
 
     def charges_of(self, opening):
-        later = [o.start for o in self.openings[opening.item] if o.start > opening.start]
-        end = min([opening.end, *later])
+        end = min([opening.end, *(o.start for o in self.openings[opening.item] if o.start > opening.start)])
         return [c for c in self.charges[opening.item] if opening.start <= c.start < end]
 
     # What refunds and disputes took.
-
     def lost(self, part, invoice, at):
         return min(part, part * self.back(invoice, at) // invoice.total) if invoice.total > 0 else 0
 
     def after_refunds(self, opening, part, at):
         """What is left of a part that the opening granted; unused time was paid by the period before."""
         before = [o for o in self.openings[opening.item] if o.start < opening.start]
-        by_before = 0
+        charges = self.charges_of(before[-1]) if before else []
         # If the invoice also charges a change in the period before, its credits are set off against it.
-        charged = before and any(c.invoice.id == opening.invoice.id for c in self.charges_of(before[-1]))
-        if opening.credits and before and not charged:
-            by_before = part * min(opening.credits, opening.positive) // opening.positive
-        own = part - by_before
-        left = own - self.lost(own, opening.invoice, at)
-        if by_before:
-            rest = by_before
-            for charge in reversed(self.charges_of(before[-1])):
-                if charge.positive > 0:
-                    older = rest * min(charge.credits, charge.positive) // charge.positive
-                    left += rest - older - self.lost(rest - older, charge.invoice, at)
-                    rest = older
-            left += self.after_refunds(before[-1], rest, at)
-        return left
+        if not before or not opening.credits or any(c.invoice.id == opening.invoice.id for c in charges):
+            return part - self.lost(part, opening.invoice, at)
+        left = 0
+        for paid in [opening, *(charge for charge in reversed(charges) if charge.positive > 0)]:
+            older = part * min(paid.credits, paid.positive) // paid.positive
+            left += part - older - self.lost(part - older, paid.invoice, at)
+            part = older
+        return left + self.after_refunds(before[-1], part, at)
 
     def fill(self, opening, worth, at):
         """What is left of `worth` after what refunds, known at `at`, took; before what was spent."""
@@ -224,43 +217,69 @@ class User:
         return left + rest
 
     # Buckets of an item.
+    def spends(self, segments, n):
+        """What was spent of each plan in a segment, also before it, and in later months that were undone."""
+        opening, k = segments[n].opening, segments[n].k
+        until = segments[n + 1].k or 99 if n + 1 < len(segments) else 99
+        spent, undone = self.taken_over(segments[n])[1].copy(), collections.Counter()
+        for key, credits in self.spent.items():
+            if key[:3] == ("item", opening.item, opening.start) and k <= key[3] < until:
+                (spent if key[3] == k else undone)[key[4]] += credits
+        if n and k == 0 and opening.start < segments[n - 1].opening.end:
+            before, undone_before = self.spends(segments, n - 1)
+            spent[opening.plan] += self.unpaid(opening, (before + undone_before).total())
+        return spent, undone
 
-    def spends(self, *start_of_key):
-        """What was spent of the item's lots whose key begins so: (item, start, k, plan)."""
-        key = ("item", *start_of_key)
-        return sum(n for other, n in self.spent.items() if other[: len(key)] == key)
+    def unpaid(self, opening, spent):
+        total, paid = opening.invoice.total, opening.invoice.paid
+        return spent if total <= 0 else spent * (total - paid) // total
+
+    def swap_items(self):
+        """Hands the spends of replaced items over to the new ones of the same update, the oldest first."""
+        items = sorted(self.all_items().items())
+        gone = {item: (self.missing(item, sub)[0], sub) for item, sub in items}
+        for update in sorted(one for one in set(gone.values()) if one[0] < NEVER):
+            new = [o for i, sub in items if (self.came(i, sub), sub) == update for o in self.openings[i][:1]]
+            new, parts = sorted(new, key=lambda o: -self.catalog.amount(o.plan, o.quantity)), []
+            for segments in filter(None, [self.segments(i) for i, _ in items if gone[i] == update]):
+                old, (spent, undone) = segments[-1].opening, self.spends(segments, len(segments) - 1)
+                # The first snapshot shows also items that were there before.
+                known = self.snapshots(update[1])[0].created < update[0]
+                within = [o for o in new if (known or o.start > old.start) and o.start < old.end]
+                rest = [o for o in within if o.shown < o.start or o.end == old.end]
+                for opening in rest:
+                    self.handed[opening.item][0].extend(self.plans(segments[-1], NEVER))
+                parts += [(plan, credits, rest) for plan, credits in sorted((spent + undone).items()) if rest]
+                for o in within[: not rest]:  # a full period of its own, as far as it is not paid
+                    self.handed[o.item][1][o.plan] += self.unpaid(o, (spent + undone).total())
+            for plan, left, rest in sorted(parts, key=lambda p: p[0] not in [o.plan for o in new]):
+                rest = sorted(rest, key=lambda o: o.plan != plan)
+                for opening in rest:
+                    spent = self.handed[opening.item][1]
+                    room = max(0, self.catalog.amount(opening.plan, opening.quantity) - spent.total())
+                    spent[plan], left = spent[plan] + min(left, room), max(0, left - room)
+                self.handed[rest[0].item][1][plan] += left
 
     def lot(self, key, bucket, granted, since, until, free=False, plan=False):
-        return Lot(key, bucket, granted, max(0, granted - self.spent.get(key, 0)), since, until, free, plan)
+        return Lot(key, bucket, max(0, granted - self.spent.get(key, 0)), since, until, free, plan)
 
     def item_lots(self, item, sub):
         segments = self.segments(item)
         if not segments:
             return self.trial_lots(item, sub)
-        spent_before, rollovers = 0, []
+        rollovers = []
         for n, segment in enumerate(segments):
             opening, following = segment.opening, segments[n + 1] if n + 1 < len(segments) else None
             until = following.due if following else NEVER
-            skipped_to = following.k if following and following.k else 99
-            undone = sum(self.spends(item, opening.start, k) for k in range(segment.k + 1, skipped_to))
-            carried_spend = 0
-            if n and segment.k == 0 and opening.start < segments[n - 1].opening.end:
-                total, paid = opening.invoice.total, opening.invoice.paid
-                carried_spend = spent_before if total <= 0 else spent_before * (total - paid) // total
             worth, plan, whole = self.worth(segment, until)
-            spent_all = counted = self.spends(item, opening.start, segment.k) + carried_spend
-            if not whole:
-                of_first = plan == self.in_force(segment, until)[0][1]
-                counted = self.spends(item, opening.start, segment.k, plan) + carried_spend * of_first
-            granted = self.fill(opening, worth, min(until, self.now))
-            left = max(0, max(0, granted - counted) - undone)
-            spent_before = spent_all + undone
-            if following:
-                rollovers.append((n, segment, left, plan))
+            spent, undone = self.spends(segments, n)
+            counted = (spent.total() if whole else spent[plan]) + undone.total()
+            left = max(0, self.fill(opening, worth, min(until, self.now)) - counted)
+            rollovers.append((n, segment, left, plan))
         key = ("item", item, opening.start, segment.k, plan)
-        lots = [Lot(key, item, granted, left, segment.due, segment.end, False, True)]
+        lots = [Lot(key, item, left, segment.due, segment.end, False, True)]
         last_end = opening.end + self.policy["past_due_grace_days"] * DAY
-        for n, segment, left, plan in rollovers:
+        for n, segment, left, plan in rollovers[:-1]:
             rule, following = self.catalog.plans[plan].get("rollover", {}), segments[n + 1]
             if not rule.get("percent") or (following.k == 0 and following.opening.credits):
                 continue
@@ -280,37 +299,39 @@ class User:
         known = self.snapshots(sub, self.now)
         trials = [s.items[item] for s in known if s.status == "trialing" and item in s.items]
         shown = trials[-1] if trials else self.trial_lines.get(item)
-        if not shown or not shown.plan or self.end_of(item, sub) is not None:
-            return []
         firsts = [(s.created, other) for other in self.subs for s in self.snapshots(other, self.now)
                   if s.status == "trialing"]
-        if self.policy["trials"] == "once" and firsts and min(firsts)[1] != sub:
+        late = self.policy["trials"] == "once" and firsts and min(firsts)[1] != sub
+        if not shown or not shown.plan or late or self.end_of(item, sub) < NEVER:
             return []
         amount = self.catalog.amount(shown.plan, shown.quantity, trial=True)
         return [self.lot(("trial", item), item, amount, shown.start, shown.end, free=True, plan=True)]
 
     def end_of(self, item, sub):
         """When the item's subscription ended, or it was removed from it."""
-        known, removed = self.snapshots(sub, self.now), self.removed_at(item, sub)
-        ends = [self.deleted_at(sub)] if self.deleted_at(sub) <= self.now else []
-        ends += [known[-1].ended] if known and known[-1].status in TERMINAL else []
-        return min(ends + ([] if removed is None else [removed]), default=None)
+        known, deleted = self.snapshots(sub, self.now), self.deleted_at(sub)
+        ended = known[-1].ended if known and known[-1].status in TERMINAL else NEVER
+        return min(ended, self.removed_at(item, sub), deleted if deleted <= self.now else NEVER)
 
-    def removed_at(self, item, sub):
+    def missing(self, item, sub):
+        """The first snapshot without an item that was removed, and when the item was last named."""
         known = self.snapshots(sub, self.now)
         named = max([self.named.get(item, 0)] + [s.created for s in known if item in s.items])
-        lacks = [s.created for s in known if item not in known[-1].items and s.created > named]
+        return next((s.created for s in known if s.created > named), NEVER), named
+
+    def removed_at(self, item, sub):
         # What came in its place is billed from the time of the change, which the snapshot shows later.
-        came = [o.start for o in self.plan_openings() if lacks and o.sub == sub
-                and min([s.created for s, _ in self.shown_as(o.item, sub)], default=0) > named]
-        return min(lacks + came, default=None)
+        lacks, named = self.missing(item, sub)
+        came = [o.start for o in self.plan_openings() if o.sub == sub and self.came(o.item, sub) > named]
+        return min([lacks, *came]) if lacks < NEVER else NEVER
+
+    def came(self, item, sub):
+        return min([s.created for s, _ in self.shown_as(item, sub)], default=0)
 
     def is_over(self, item, sub):
-        end = self.end_of(item, sub)
-        return end is not None and any(o.start >= end for o in self.plan_openings() if o.item != item)
+        return any(o.start >= self.end_of(item, sub) for o in self.plan_openings() if o.item != item)
 
     # All lots, in the order in which they are spent.
-
     def lots(self):
         lots = [lot for item, sub in sorted(self.all_items().items()) for lot in self.item_lots(item, sub)]
         lots += self.signup_lots() + self.purchase_lots()
@@ -349,7 +370,8 @@ class User:
     def purchase_lots(self):
         lots, sold = [], set()
         for session in self.facts.sessions.values():
-            tied = self.tied_invoices(session)
+            mine = self.facts.payments(session.id)
+            tied = [i for i in self.facts.invoices if i == session.invoice or mine & self.facts.payments(i)]
             sold |= set(tied)
             if self.facts.owner(session.id) != self.name:
                 continue
@@ -366,10 +388,6 @@ class User:
                          for line in invoice.lines if line.pack and line.amount >= 0]
         return lots
 
-    def tied_invoices(self, session):
-        mine = self.facts.payments(session.id)
-        return [i for i in self.facts.invoices if i == session.invoice or mine & self.facts.payments(i)]
-
     def pack(self, document, name, quantity, spent):
         pack = self.catalog.packs[name]
         days = pack.get("expires_days", 0)
@@ -382,22 +400,18 @@ class User:
             and self.catalog.plans[o.plan].get("per") != "seat" for o in self.plan_openings())
         left = 0 if reset else max(0, granted - spent)
         until = document.created + days * DAY if days else NEVER
-        return Lot(("pack", document.id), bucket, granted, left, document.created, until, False,
-                   bucket == "lifetime")
+        return Lot(("pack", document.id), bucket, left, document.created, until, False, bucket == "lifetime")
 
     # Access.
-
     def tier(self):
-        default = self.catalog.tiers[self.policy["default_tier"]]
-        ranks = [default, *map(self.catalog.rank, self.plans_at(self.now))]
+        default, plans = self.policy["default_tier"], self.plans_at(self.now)
+        ranks = [self.catalog.tiers[default], *map(self.catalog.rank, plans)]
         return next(name for name, rank in self.catalog.tiers.items() if rank == max(ranks))
 
     def plans_at(self, at):
         plans = [self.item_access(item, sub, at) for item, sub in self.all_items().items()]
-        for session in self.facts.sessions.values():
-            refunded = session.total and self.back(session, at) >= session.total
-            if self.facts.owner(session.id) == self.name and session.created <= at and not refunded:
-                plans.append(session.plan)
+        plans += [s.plan for s in self.facts.sessions.values() if self.facts.owner(s.id) == self.name
+                  and s.created <= at and not (s.total and self.back(s, at) >= s.total)]
         plans += [plan for plan, start, end in self.world.complimentary[self.name] if start <= at < end]
         return [plan for plan in plans if plan in self.catalog.plans]
 
@@ -411,9 +425,8 @@ class User:
             return None
         if last is None or item not in last.items:
             newest = max([s.created for s in known if item in s.items] + [self.named.get(item, 0)])
-            if last is None or (newest >= last.created and last.status in ("active", "trialing")):
-                return running and self.paid_plan(running)
-            return None
+            unseen = last is None or newest >= last.created and last.status in ("active", "trialing")
+            return self.paid_plan(running) if running and unseen else None
         shown = last.items[item].plan
         if running and running.start > last.items[item].start and running.invoice.created > last.created:
             shown = self.paid_plan(running)
@@ -457,7 +470,6 @@ class User:
 
 class World:
     """Plays the steps of a life and keeps what was spent from each lot."""
-
     def __init__(self, catalog, wall, any_time=False):
         self.facts, self.wall, self.any_time = Facts(catalog), wall, any_time
         self.spent = collections.defaultdict(collections.Counter)
@@ -477,10 +489,9 @@ class World:
         takes = self.taken[user, key] = []
         for lot in self.lots(user):
             n = min(lot.left, amount)
-            if n:
-                takes.append((lot.key, n))
-                self.spent[user][lot.key] += n
-                amount -= n
+            takes.append((lot.key, n))
+            self.spent[user][lot.key] += n
+            amount -= n
         return 200
 
     def available(self, user, lots=None):
@@ -522,11 +533,9 @@ class World:
     def commit(self, user, hold, amount):
         if hold not in self.holds[user]:
             return None
-        held, end = self.holds[user][hold]
-        if end <= self.now(user) and self.available(user) < amount:
-            return 402
-        if end > self.now(user) and amount > held:
-            return 400
+        (held, end), now = self.holds[user][hold], self.now(user)
+        if amount > (held if end > now else self.available(user)):
+            return 400 if end > now else 402
         del self.holds[user][hold]
         return self.take(user, hold, amount)
 
@@ -544,7 +553,7 @@ class World:
         return 200
 
     def gone(self, user, key):
-        """Whether a lot ended: its period is over, it expired, or something reset it. Refunds do not end it."""
+        """Whether a lot ended: its period is over, it expired, or was reset. Refunds do not end it."""
         self.spent[user][key] -= NEVER
         alive = any(lot.key == key and lot.left > 0 for lot in self.lots(user))
         self.spent[user][key] += NEVER
@@ -552,12 +561,9 @@ class World:
 
     def state(self, user):
         lots = self.lots(user)
-        return {
-            "tier": User(self, user, self.now(user)).tier(),
-            "credits": sum(lot.left for lot in lots),
-            "available": self.available(user, lots),
-            "lots": sorted([lot.bucket, lot.left] for lot in lots if lot.left),
-        }
+        tier, credits = User(self, user, self.now(user)).tier(), sum(lot.left for lot in lots)
+        return {"tier": tier, "credits": credits, "available": self.available(user, lots),
+                "lots": sorted([lot.bucket, lot.left] for lot in lots if lot.left)}
 
 
 def parse_time(text):

@@ -967,21 +967,59 @@ class Life:
                 # In the classic billing mode the item has the period of the others, and its line is prorated.
                 i.update({name: only[name] for name in ("start", "end", "anchor", "months")})
                 amount = max(1, amount * (i["end"] - start) // (i["end"] - i["start"]))
-            lines = []
-            if classic and self.rnd.random() < 0.5:
-                # The new item replaces the other one, for the amounts of a preview from two minutes ago.
-                start -= 120
-                old, other = next(iter(sub.items.items()))
-                credit = max(1, amount // 3)
-                lines = [
-                    self.line(
-                        sub, old, other["price"], other["quantity"], -credit, start, i["end"], flagged=True
-                    )
-                ]
-                sub.items.pop(old)
             self.show(sub, previous={"items": {"data": []}})
-            lines.append(self.line(sub, item, price, quantity, amount, start, i["end"], flagged=classic))
-            self.invoice(sub, "subscription_update", lines)
+            line = self.line(sub, item, price, quantity, amount, start, i["end"], flagged=classic)
+            self.invoice(sub, "subscription_update", [line])
+
+    def swap(self):
+        """Other items in the place of all items in one update, as Laravel Cashier does; often there and back."""
+        subs = [s for s in self.live() if len({(i["start"], i["end"]) for i in s.items.values()}) == 1]
+        if not subs:
+            return
+        sub = self.rnd.choice(subs)
+        for _ in range(self.rnd.randrange(1, 5)):
+            self.swap_items(sub)
+            self.app()
+            self.tick(self.rnd.choice([60, DAY // 2]))
+            if self.t >= min(i["end"] for i in sub.items.values()):
+                return
+
+    def swap_items(self, sub):
+        rnd, old = self.rnd, sub.items
+        period = next(iter(old.values()))
+        own = rnd.random() < 0.15  # a price of the other interval: a full period of its own
+        is_year = interval(period["price"]) == 12
+        # The amounts can be those of a preview from two minutes ago.
+        start = self.t if own else max(self.t - rnd.choice([0, 120]), period["start"] + 1)
+        share = (period["end"] - start) / (period["end"] - period["start"])
+        lines = [
+            self.line(
+                sub,
+                item,
+                i["price"],
+                i["quantity"],
+                -int(AMOUNTS[i["price"]] * i["quantity"] * share),
+                start,
+                i["end"],
+                True,
+            )
+            for item, i in old.items()
+        ]
+        sub.items, sub.schedule = {}, {}
+        names = rnd.sample([*CREDITS_PLAN, "price_team"], 1 if self.old else rnd.choice([1, 1, 1, len(old)]))
+        for name in names:
+            price = name + "_year" * (is_year != own)
+            quantity = rnd.randrange(1, 30) if "team" in price else 1
+            item, amount = sub.add_item(self, price, quantity), AMOUNTS[price] * quantity
+            i = sub.items[item]
+            if not own:
+                i.update({name: period[name] for name in ("start", "end", "anchor", "months")})
+                amount = max(1, int(amount * share))
+            lines.append(
+                self.line(sub, item, price, quantity, amount, start, i["end"], not own)
+            )
+        self.show(sub, previous={"items": {"data": []}})
+        self.invoice(sub, "subscription_update", lines, rnd.choice(["paid", "paid", "paid", "open"]))
 
     # What the app and the operator do.
 
@@ -1040,6 +1078,7 @@ class Life:
             (self.close_dispute, 3),
             (self.buy, 3),
             (self.change_items, 1),
+            (self.swap, 2),
             (self.app, 7),
             (self.late_payment, 2),
             (self.another, 1),

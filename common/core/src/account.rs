@@ -29,6 +29,7 @@ pub mod slice;
 pub mod snapshot;
 pub mod state;
 pub mod subscription;
+pub mod swap;
 #[cfg(test)]
 mod tests;
 

@@ -3,6 +3,7 @@
 use crate::catalog::Goods;
 use crate::event::{Event, Line};
 use crate::facts::{Facts, is_terminal};
+use crate::swap::Handed;
 use crate::time::{DAY, add_months};
 use crate::{Key, Takes};
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,11 +16,11 @@ pub struct Paid<'a> {
     pub start: i64,
     pub end: i64,
     /// The start that snapshots show, which is earlier for an item that was added within the period.
-    shown: i64,
+    pub shown: i64,
     /// When a change took effect.
     at: i64,
     pub plan: &'a Goods,
-    quantity: i64,
+    pub quantity: i64,
     pub invoice: &'a Event<'a>,
     /// The sums of the item's negative and positive lines on the invoice.
     credits: i64,
@@ -56,6 +57,11 @@ pub struct Item<'a> {
     pub units: Vec<Unit>,
     /// The end of the subscription, or the item's removal.
     pub end: Option<i64>,
+    removed: Option<i64>,
+    /// The first snapshot that shows it, and the first one without it after all that name it.
+    pub came: Option<i64>,
+    pub gone: Option<i64>,
+    pub handed: Handed,
     facts: &'a Facts<'a>,
     takes: &'a Takes,
 }
@@ -107,6 +113,7 @@ impl<'a> Sub<'a> {
             }
         }
         sub.items = lines.iter().map(|(item, lines)| sub.item(facts, item, lines, takes, now)).collect();
+        sub.swap_items();
         sub
     }
 
@@ -221,18 +228,35 @@ impl<'a> Sub<'a> {
         });
         let mut states: Vec<State<'a>> = shown.collect();
         states.sort_by_key(|s| s.at);
-        let end = [self.ended.map(|e| e.0), self.removed(id, lines)].into_iter().flatten().min();
+        let (gone, removed) = self.removed(id, lines).unzip();
+        let end = [self.ended.map(|e| e.0), removed].into_iter().flatten().min();
+        let came = self.snapshots.iter().find(|s| s.item(id).is_some()).map(|s| s.created);
         let names = lines.iter().map(|(.., name)| name.clone()).chain([id.into()]).collect();
         let units = Vec::new();
-        let mut item = Item { id: id.into(), names, periods, charges, states, units, end, facts, takes };
+        let (id, handed) = (id.into(), Handed::default());
+        let mut item = Item {
+            id,
+            names,
+            periods,
+            charges,
+            states,
+            units,
+            end,
+            removed,
+            came,
+            gone,
+            handed,
+            facts,
+            takes,
+        };
         item.units = (0..item.periods.len()).flat_map(|p| item.units_of(self, p, now)).collect();
         item
     }
 
     /// "An item is removed if the latest snapshot lacks it and is later than the newest snapshot or invoice
     /// that names it; the end is the earliest such snapshot." A line that only credits the item does not
-    /// prove it.
-    fn removed(&self, id: &str, lines: &[(&Event, &Line, String)]) -> Option<i64> {
+    /// prove it. Returns that snapshot, and the end.
+    fn removed(&self, id: &str, lines: &[(&Event, &Line, String)]) -> Option<(i64, i64)> {
         let billed =
             lines.iter().filter(|(i, l, _)| l.amount >= 0 && l.end > i.made()).map(|(i, ..)| i.made());
         let shown = self.snapshots.iter().filter(|s| s.item(id).is_some()).map(|s| s.created);
@@ -246,7 +270,8 @@ impl<'a> Sub<'a> {
         };
         let paid = self.invoices.iter().flat_map(|i| &i.lines).filter(|l| l.amount > 0);
         let came = paid.filter(|l| l.item.as_deref().is_some_and(is_new)).map(|l| l.start);
-        self.snapshots.iter().filter(lacks).map(|s| s.created).chain(came).min()
+        let gone = self.snapshots.iter().find(lacks)?.created;
+        Some((gone, came.chain([gone]).min()?))
     }
 
     /// The newest snapshot that was created at or before a moment.
@@ -289,7 +314,8 @@ impl<'a> Item<'a> {
     /// "A slice is due … unless at its start the subscription was ended by request, `paused`, or paused in
     /// collection under `until_period_end`, or a dispute of the period's payment was open."
     fn is_skipped(&self, sub: &Sub<'a>, p: &Paid<'a>, at: i64) -> bool {
-        let ended = self.end.is_some_and(|end| end <= at) && !sub.ended.is_some_and(|(_, failed)| failed);
+        let over = sub.ended.filter(|(_, failed)| !failed).map(|(end, _)| end);
+        let ended = [over, self.removed].into_iter().flatten().any(|end| end <= at);
         let held = self.facts.catalog.policy("pause_collection", "keep") == "until_period_end";
         let is_paused =
             |s: &Event| s.status() == "paused" || held && s.object["pause_collection"].is_object();
@@ -312,12 +338,40 @@ impl<'a> Item<'a> {
         self.charges.iter().filter(move |c| start <= c.start && c.start < end)
     }
 
-    /// 2.6: the plan and quantity that count at the end of a unit, and the plans whose grants a RESET ended.
-    fn counted(&self, unit: &Unit) -> (&'a Goods, i64, Vec<&'a str>) {
+    /// What the items that this one replaced hand over to a unit.
+    fn handed_to(&self, unit: &Unit) -> Option<&Handed> {
+        (unit.period == 0 && unit.slice == 0).then_some(&self.handed)
+    }
+
+    /// The plans in force in a unit, in order, with those that were handed over.
+    pub fn plans_of(&self, unit: usize) -> Vec<String> {
+        self.counted(&self.units[unit]).3.into_iter().map(str::to_owned).collect()
+    }
+
+    /// What counts as spent in a unit, by plan. What an earlier period carried is of the plan that opened it.
+    pub fn spent_by_plan(&self, unit: usize) -> BTreeMap<String, i64> {
+        let mut spent = Handed::default();
+        let mut taken = 0;
+        for (plan, n) in self.taken_by_plan(unit) {
+            spent.add(plan, n);
+            taken += n;
+        }
+        spent.add(&self.periods[self.units[unit].period].plan.name, self.spent(unit) - taken);
+        spent.spent.retain(|_, n| *n > 0);
+        spent.spent
+    }
+
+    /// 2.6: the plan and quantity that count at the end of a unit, the plans whose grants a RESET ended, and
+    /// all plans that were in force.
+    fn counted(&self, unit: &Unit) -> (&'a Goods, i64, Vec<&str>, Vec<&str>) {
         let at_once = self.facts.catalog.policy("plan_change", "at_once") == "at_once";
         let p = &self.periods[unit.period];
         let (mut plan, mut quantity) = (p.plan, p.quantity);
-        let (mut granted, mut ended) = (vec![plan.name.as_str()], vec![]);
+        let before = self.handed_to(unit).map_or(&[][..], |handed| &handed.plans);
+        let (mut granted, mut ended): (Vec<&str>, Vec<&str>) = (vec![], vec![]);
+        for name in before.iter().chain([&plan.name]) {
+            reset(name, &mut granted, &mut ended);
+        }
         let mut begun = unit.slice == 0;
         for s in self.states_of(unit.period) {
             if !begun && s.at > unit.granted {
@@ -335,19 +389,13 @@ impl<'a> Item<'a> {
             if !at_once && more && !charged.any(|c| !s.plan.is_seat() || c.quantity >= s.quantity) {
                 continue;
             }
-            // at_once: "RESET to the new plan's amount, up or down; a plan is granted in full at most once
-            // per period of its item". "Another price of the same plan is no change."
-            if at_once && s.plan.name != plan.name {
-                let again = granted.contains(&s.plan.name.as_str());
-                ended = if again { vec![] } else { granted.clone() };
-                granted.push(&s.plan.name);
-            }
+            reset(&s.plan.name, &mut granted, &mut ended);
             (plan, quantity) = (s.plan, s.quantity);
         }
-        if !begun {
+        if !begun || !at_once {
             ended.clear();
         }
-        (plan, quantity, ended)
+        (plan, quantity, ended, granted)
     }
 
     fn position(&self, unit: usize) -> Option<(i64, usize)> {
@@ -357,11 +405,16 @@ impl<'a> Item<'a> {
     /// What spends took from a unit's bucket. What they took from a unit that proved never to be granted
     /// counts against the one before it.
     fn taken(&self, unit: usize, without: &[&str]) -> i64 {
+        self.taken_by_plan(unit).filter(|(plan, _)| !without.contains(plan)).map(|(_, n)| n).sum()
+    }
+
+    fn taken_by_plan(&self, unit: usize) -> impl Iterator<Item = (&str, i64)> {
         let (from, to) = (self.position(unit), self.position(unit + 1).unwrap_or((NEVER, 0)));
-        let mine =
-            |k: &Key| k.kind == "plan" && self.names.contains(&k.id) && !without.contains(&k.name.as_str());
-        let within = |k: &Key| from <= Some((k.start, k.slice)) && (k.start, k.slice) < to;
-        self.takes.iter().filter(|(k, _)| mine(k) && within(k)).map(|(_, n)| n).sum()
+        let mine = |k: &Key| k.kind == "plan" && self.names.contains(&k.id);
+        let within = move |k: &Key| from <= Some((k.start, k.slice)) && (k.start, k.slice) < to;
+        let own = self.takes.iter().filter(move |(k, _)| mine(k) && within(k));
+        let handed = self.handed_to(&self.units[unit]).into_iter().flat_map(|handed| &handed.spent);
+        own.map(|(k, n)| (k.name.as_str(), *n)).chain(handed.map(|(plan, n)| (plan.as_str(), *n)))
     }
 
     /// "A change that opens a new period before the old one ended carries over what was spent in the old one:
@@ -373,12 +426,7 @@ impl<'a> Item<'a> {
         if u.slice > 0 || u.period == 0 || self.periods[u.period - 1].end <= u.start {
             return taken;
         }
-        let (invoice, before) = (self.periods[u.period].invoice, self.spent(unit - 1));
-        let total = invoice.total();
-        let outside = invoice.object["paid_out_of_band"] == true;
-        let paid = invoice.int("amount_paid") + invoice.int("amount_paid_off_stripe");
-        let unpaid = if outside { 0 } else { total - paid.clamp(0, total.max(0)) };
-        taken + if total <= 0 { before } else { before * unpaid / total }
+        taken + self.periods[u.period].unpaid(self.spent(unit - 1))
     }
 
     /// 2.8: "the worth of the plan in force is filled, in order, by the opening's grant, then by the
@@ -426,7 +474,7 @@ impl<'a> Item<'a> {
     /// The plan of a unit, what is left of it, and how much of it was paid for and not given back.
     pub fn content(&self, unit: usize, before: i64) -> (&'a Goods, i64, i64) {
         let period = self.units[unit].period;
-        let (plan, quantity, ended) = self.counted(&self.units[unit]);
+        let (plan, quantity, ended, _) = self.counted(&self.units[unit]);
         let worth = plan.worth(quantity);
         let charged: i64 = self.fill(period, worth).iter().map(|p| p.0).sum();
         let lost = self.loss(period, worth, before);
@@ -487,7 +535,25 @@ impl<'a> Item<'a> {
     }
 }
 
+/// 2.6, `at_once`: "RESET to the new plan's amount, up or down; a plan is granted in full at most once per period
+/// of its item". "Another price of the same plan is no change."
+fn reset<'n>(plan: &'n str, granted: &mut Vec<&'n str>, ended: &mut Vec<&'n str>) {
+    if granted.last() != Some(&plan) {
+        *ended = if granted.contains(&plan) { vec![] } else { granted.clone() };
+        granted.push(plan);
+    }
+}
+
 impl Paid<'_> {
+    /// The share of what was spent before that the period's invoice leaves unpaid.
+    pub fn unpaid(&self, spent: i64) -> i64 {
+        let total = self.invoice.total();
+        let outside = self.invoice.object["paid_out_of_band"] == true;
+        let paid = self.invoice.int("amount_paid") + self.invoice.int("amount_paid_off_stripe");
+        let unpaid = if outside { 0 } else { total - paid.clamp(0, total.max(0)) };
+        if total <= 0 { spent } else { spent * unpaid / total }
+    }
+
     fn credited(&self, part: i64) -> i64 {
         if self.positives > 0 { part * self.credits.min(self.positives) / self.positives } else { 0 }
     }

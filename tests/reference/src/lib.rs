@@ -56,6 +56,7 @@ mod event;
 mod facts;
 mod item;
 mod owner;
+mod swap;
 mod time;
 
 use account::{Account, Lot};

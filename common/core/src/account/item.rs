@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use super::slice::{Carry, MAX_SLICES, Phase, Slice, cuts};
 use super::snapshot::{Snapshot, SnapshotItem, Terms, is_false, is_one, one};
+use super::swap::Handed;
 use crate::catalog::{Catalog, PauseCollection, PlanChange};
 use crate::credits::Credits;
 use crate::event::SubscriptionStatus;
@@ -243,6 +244,21 @@ impl Period {
     pub fn worth(&self) -> Credits {
         self.terms.worth(self.quantity)
     }
+
+    /// Whether it ends with another period, or is the first one of an item that was added within the
+    /// subscription's period.
+    pub(super) fn is_prorated_with(&self, other: &Self) -> bool {
+        self.shown < self.start || self.end == other.end
+    }
+
+    /// What counts as spent in it of what was spent in a period that it cut short: the share of its invoice
+    /// that was not paid, or all if nothing was charged.
+    pub(super) fn unpaid_share(&self, spent: Credits) -> Credits {
+        if self.total <= 0 {
+            return spent;
+        }
+        spent.share(self.total.saturating_sub(self.paid), self.total)
+    }
 }
 
 /// What the computation of a bucket needs besides the item.
@@ -266,6 +282,8 @@ pub(super) struct View<'a> {
     pub carried_periods: u64,
     /// The time of an import. Credits that were granted before it are part of the imported balance.
     pub imported_at: Option<Timestamp>,
+    /// What the items that it replaced hand over to its first period.
+    pub handed: &'a Handed,
     /// Days after the last paid period for which carried credits stay.
     pub grace_days: i64,
     /// The current time.
@@ -307,6 +325,8 @@ pub struct Bucket {
     pub documents: Vec<InvoiceId>,
     /// Whether it is the bucket of a trial.
     pub trial: bool,
+    /// What an item that replaces this one takes over.
+    pub(super) hands_over: Handed,
 }
 
 impl Bucket {
@@ -691,9 +711,11 @@ impl Item {
             runs.retain(after_start);
             runs.insert(0, opened);
         }
-        let last = runs.len() - 1;
         let lost = self.lost(current, periods, &charges, granted, view);
-        let carried = if slice.index == 0 { carried(self, current, periods, slices) } else { Credits::ZERO };
+        let carried =
+            if slice.index == 0 { carried(self, current, periods, slices, view) } else { Credits::ZERO };
+        let is_first = slice.index == 0 && slice.period == 0;
+        let handed = if is_first { view.handed.clone() } else { Handed::default() };
         let own = if slice.monthly { cuts(current.start, current.end) } else { Vec::new() };
         let of_slice = |start: Timestamp| start == slice.start;
         let following = slices.get(place + 1);
@@ -703,18 +725,26 @@ impl Item {
             slice.holds_undone(start, next, &own) && !is_of_later_period(start, slice, slices, periods)
         };
         let undone = self.spent_of(holds_undone, None);
-        let first = runs.iter().position(|run| run.terms.plan == terms.plan).unwrap_or(0);
-        let left_and_back = runs
-            .get(first..last)
-            .is_some_and(|between| between.iter().any(|run| run.terms.plan != terms.plan));
+        let opened_by = runs.first().map_or_else(String::new, |run| run.terms.plan.clone());
+        let mut plans = handed.plans;
+        plans.extend(runs.iter().map(|run| run.terms.plan.clone()));
+        let first = plans.iter().position(|plan| *plan == terms.plan).unwrap_or(0);
+        let left_and_back = plans.iter().skip(first).any(|plan| *plan != terms.plan);
+        let mut hands_over = Handed { plans, spent: handed.spent };
+        for spent in self.spent.iter().filter(|spent| !spent.carried && of_slice(spent.start)) {
+            hands_over.add(&spent.plan, spent.credits);
+        }
+        let of_first = if first == 0 { carried } else { Credits::ZERO };
         let spent = if view.plan_change == PlanChange::OnPayment || left_and_back {
-            self.spent_of(of_slice, None).plus(carried)
-        } else if first == 0 {
-            self.spent_of(of_slice, Some(&terms.plan)).plus(carried)
+            hands_over.total().plus(carried)
         } else {
-            self.spent_of(of_slice, Some(&terms.plan))
+            hands_over.of_plan(&terms.plan).plus(of_first)
         };
         let spent = spent.plus(undone);
+        hands_over.add(&opened_by, carried);
+        for spent in self.spent.iter().filter(|spent| !spent.carried && holds_undone(spent.start)) {
+            hands_over.add(&spent.plan, spent.credits);
+        }
         let is_changed = terms.plan != current.terms.plan || quantity != current.quantity;
         let of_period = |other: &&Slice| other.period == slice.period;
         Bucket {
@@ -737,6 +767,7 @@ impl Item {
                 .cloned()
                 .collect(),
             trial: false,
+            hands_over,
         }
     }
 
@@ -1144,7 +1175,7 @@ fn is_of_later_period(start: Timestamp, slice: &Slice, slices: &[Slice], periods
 
 /// Credits that were spent in a period that this period cut short, and that count as spent in this one: the
 /// share of this period's invoice that was not paid, or all of them if nothing was charged.
-fn carried(item: &Item, period: &Period, periods: &[Period], slices: &[Slice]) -> Credits {
+fn carried(item: &Item, period: &Period, periods: &[Period], slices: &[Slice], view: &View<'_>) -> Credits {
     let Some(place) = periods.iter().rposition(|other| other.start < period.start) else {
         return Credits::ZERO;
     };
@@ -1164,13 +1195,10 @@ fn carried(item: &Item, period: &Period, periods: &[Period], slices: &[Slice]) -
     };
     let before_slice = match slice {
         Some(slice) if slice.index > 0 => Credits::ZERO,
-        Some(_) | None => carried(item, before, &earlier, slices),
+        Some(_) | None if place == 0 => view.handed.total(),
+        Some(_) | None => carried(item, before, &earlier, slices, view),
     };
-    let spent = item.spent_of(in_slice, None).plus(before_slice);
-    if period.total <= 0 {
-        return spent;
-    }
-    spent.share(period.total.saturating_sub(period.paid), period.total)
+    period.unpaid_share(item.spent_of(in_slice, None).plus(before_slice))
 }
 
 /// Whether a trial's snapshot is newer than the known one.

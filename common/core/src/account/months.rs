@@ -58,8 +58,8 @@ impl Item {
                 continue;
             }
             let end = end_of(index);
-            let Some(since) = granted_since(start, end, view.phases, view.pause_collection)
-                .filter(|since| *since <= view.now)
+            let counts = |since: &Timestamp| *since <= view.now && view.ended.is_none_or(|end| *since < end);
+            let Some(since) = granted_since(start, end, view.phases, view.pause_collection).filter(counts)
             else {
                 continue;
             };

@@ -16,6 +16,7 @@ use super::products::BoughtProduct;
 use super::slice::{Carry, Phase, phase_at};
 use super::snapshot::Snapshot;
 use super::subscription::Subscription;
+use super::swap::{Handed, NOTHING, Taker, hand_over};
 use crate::catalog::{Addons, PauseCollection, Policy, RefundedAccess, SpendOrder, Trials};
 use crate::credits::Credits;
 use crate::event::SubscriptionStatus;
@@ -305,6 +306,7 @@ impl State {
             pause_collection: policy.pause_collection,
             ended: None,
             carried_periods: policy.carried_periods,
+            handed: &NOTHING,
             imported_at: self.import.as_ref().map(|import| import.as_of),
             grace_days: policy.past_due_grace_days,
             refunded: &refunded,
@@ -384,6 +386,12 @@ impl State {
         earlier(subscription.ended_at(), deleted)
     }
 
+    /// When an item ended so that no month begins after it: by its removal, or with its subscription, unless
+    /// failed payments ended that.
+    fn no_month_after(&self, one: &Subscription, removed: Option<Timestamp>) -> Option<Timestamp> {
+        earlier(self.ended_at(one).filter(|_| !one.ended_unpaid()), removed)
+    }
+
     /// What every bucket holds at a moment.
     pub fn buckets(&self, policy: &Policy, now: Timestamp) -> Buckets {
         let now = self.time(now);
@@ -391,20 +399,44 @@ impl State {
         let mut ends: Vec<((SubscriptionId, ItemId), Timestamp)> = Vec::new();
         for (id, subscription) in &self.subscriptions {
             let has_ended = self.ended_at(subscription);
-            let no_month_after = |_: &Timestamp| !subscription.ended_unpaid();
             let keeps_all = subscription.keeps_all_items();
             self.view(id, subscription, policy, now, |view| {
-                for (item_id, item) in &subscription.items {
-                    let removed = if keeps_all { None } else { subscription.removed_at(item_id) };
-                    let end = earlier(has_ended, removed);
+                let bucket = |item: &Item, removed: Option<Timestamp>, handed: &Handed| {
                     // The trial of a removed item has ended unpaid.
                     let trial_counts = view.trial_counts && removed.is_none();
-                    let ended = end.filter(no_month_after);
-                    let bucket = item.bucket(&View { ended, trial_counts, ..*view });
+                    let ended = self.no_month_after(subscription, removed);
+                    item.bucket(&View { ended, trial_counts, handed, ..*view })
+                };
+                for (item_id, item) in &subscription.items {
+                    let removed = if keeps_all { None } else { subscription.removed_at(item_id) };
+                    let bucket = bucket(item, removed, &NOTHING);
                     if bucket != Bucket::default() {
                         let key = (id.clone(), item_id.clone());
-                        ends.extend(end.map(|end| (key.clone(), end)));
+                        ends.extend(earlier(has_ended, removed).map(|end| (key.clone(), end)));
                         items.insert(key, bucket);
+                    }
+                }
+                let swaps = if keeps_all { Vec::new() } else { subscription.swaps() };
+                for swap in swaps {
+                    let old = swap.old.iter().filter_map(|old| items.get(&(id.clone(), (*old).clone())));
+                    let mut takers: Vec<Taker<'_>> = Vec::new();
+                    for (item, known) in
+                        swap.new.iter().filter_map(|new| subscription.items.get_key_value(*new))
+                    {
+                        let first = known.periods(view).into_iter().next();
+                        let may_be_older = swap.is_oldest;
+                        takers.extend(first.map(|period| Taker {
+                            item,
+                            period,
+                            handed: Handed::default(),
+                            may_be_older,
+                        }));
+                    }
+                    hand_over(old, &mut takers);
+                    for Taker { item, handed, .. } in takers.iter().filter(|taker| taker.handed != NOTHING) {
+                        let Some(known) = subscription.items.get(*item) else { continue };
+                        let bucket = bucket(known, subscription.removed_at(item), handed);
+                        items.insert((id.clone(), (*item).clone()), bucket);
                     }
                 }
             });
@@ -1026,10 +1058,11 @@ impl State {
         let mut gone = Vec::new();
         for (id, subscription) in &self.subscriptions {
             let empty = |item: &ItemId| {
-                buckets
-                    .items
-                    .get(&(id.clone(), item.clone()))
-                    .is_none_or(|bucket| bucket.left == Credits::ZERO)
+                buckets.items.get(&(id.clone(), item.clone())).is_none_or(|bucket| {
+                    // What was spent in a period that has not ended counts for the item that came after.
+                    let end = bucket.period.as_ref().and_then(|period| period.end);
+                    bucket.left == Credits::ZERO && end.is_none_or(|end| end < horizon)
+                })
             };
             let mut removed: Vec<(Timestamp, ItemId)> = subscription
                 .items

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::item::{Item, Line, Period};
 use super::slice::{MANY_PHASES, Phase, cuts, fold_phase, prune_phases};
 use super::snapshot::{self, Snapshot, SnapshotItem, Terms};
+use super::swap::Swap;
 use crate::catalog::Catalog;
 use crate::event::SubscriptionStatus;
 use crate::ids::{CustomerId, InvoiceId, ItemId, PriceId};
@@ -278,24 +279,56 @@ impl Subscription {
     /// invoice that names it, as far as they are remembered. An item that came in its place is billed from the
     /// time of the change, which may be earlier than the snapshot.
     pub(super) fn removed_at(&self, id: &ItemId) -> Option<Timestamp> {
-        if self.sets.iter().all(|set| set.items.contains(id)) {
-            return None;
-        }
-        let named =
-            self.sets.iter().filter(|set| set.items.contains(id)).flat_map(|set| set.seen.last()).max();
-        let billed = self.items.get(id).and_then(|item| item.billed_at);
-        let named = named.copied().max(billed);
-        let without = self.sets.iter().filter(|set| !set.items.contains(id)).flat_map(|set| &set.seen);
-        let removed = without.filter(|at| named.is_none_or(|named| **at > named)).min().copied()?;
-        let came = self.items.iter().filter(|(other, _)| self.is_first_seen_after(other, named));
+        let named = self.named_at(id);
+        let removed = self.missing_at(id, named)?;
+        let came =
+            self.items.iter().filter(|(other, _)| self.first_seen(other).is_some_and(|at| Some(at) > named));
         let replaced = came.filter_map(|(_, item)| item.paid_since()).min();
         Some(replaced.map_or(removed, |replaced| replaced.min(removed)))
     }
 
-    /// Whether snapshots show an item, all of them after a moment.
-    fn is_first_seen_after(&self, id: &ItemId, at: Option<Timestamp>) -> bool {
-        let seen = self.sets.iter().filter(|set| set.items.contains(id)).flat_map(|set| &set.seen);
-        seen.min().is_some_and(|first| Some(*first) > at)
+    /// The newest snapshot or invoice that names an item.
+    fn named_at(&self, id: &ItemId) -> Option<Timestamp> {
+        let billed = self.items.get(id).and_then(|item| item.billed_at);
+        self.sets
+            .iter()
+            .filter(|set| set.items.contains(id))
+            .flat_map(|set| &set.seen)
+            .max()
+            .copied()
+            .max(billed)
+    }
+
+    /// The earliest snapshot without an item that is later than a moment.
+    fn missing_at(&self, id: &ItemId, named: Option<Timestamp>) -> Option<Timestamp> {
+        let without = self.sets.iter().filter(|set| !set.items.contains(id)).flat_map(|set| &set.seen);
+        without.filter(|at| named.is_none_or(|named| **at > named)).min().copied()
+    }
+
+    /// The earliest snapshot that shows an item.
+    fn first_seen(&self, id: &ItemId) -> Option<Timestamp> {
+        self.sets.iter().filter(|set| set.items.contains(id)).flat_map(|set| &set.seen).min().copied()
+    }
+
+    /// The items that one update replaced by others, oldest update first: the first snapshot without the ones
+    /// is the first with the others.
+    pub(super) fn swaps(&self) -> Vec<Swap<'_>> {
+        let mut swaps: BTreeMap<Timestamp, Swap<'_>> = BTreeMap::new();
+        for id in self.items.keys() {
+            if let Some(at) = self.missing_at(id, self.named_at(id)) {
+                swaps.entry(at).or_default().old.push(id);
+            }
+        }
+        let oldest = self.sets.iter().flat_map(|set| &set.seen).min().copied();
+        for id in self.items.keys() {
+            if let Some(at) = self.first_seen(id)
+                && let Some(swap) = swaps.get_mut(&at)
+            {
+                swap.new.push(id);
+                swap.is_oldest = Some(at) == oldest;
+            }
+        }
+        swaps.into_values().filter(|swap| !swap.new.is_empty()).collect()
     }
 
     /// Drops phases that affect no month of these periods and none of these moments.
