@@ -92,6 +92,7 @@ impl Stripe<'_> {
             "payment_intent": null,
             "invoice": null,
             "amount_subtotal": 1900,
+            "currency_conversion": null,
             "amount_total": 1900,
             "currency": self.currency,
             "customer_details": {"email": "someone@example.com"},
