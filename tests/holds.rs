@@ -4,7 +4,7 @@ use aws_sdk_dynamodb::types::AttributeValue;
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 
-use crate::support::{World, pack, sample, with_id};
+use crate::support::{World, change_packed, pack, sample, with_id};
 
 const HOLDS: &str = "/users/user_1/credits/holds";
 const REFUND: &str = "/users/user_1/credits/refund";
@@ -174,19 +174,17 @@ async fn a_commit_after_the_end_spends_what_is_available() {
 
 /// Sets the end of a hold in the account to a second that has passed.
 async fn end(world: &World, hold: &str) {
-    let key = |name: &str| AttributeValue::S(name.to_owned());
-    let update = world
-        .dynamodb
-        .update_item()
-        .table_name("accounts")
-        .key("pk", key("user#user_1"))
-        .key("sk", key("account"))
-        .update_expression("SET #s.holds.#h.#u = :past")
-        .expression_attribute_names("#s", "state")
-        .expression_attribute_names("#h", hold)
-        .expression_attribute_names("#u", "until")
-        .expression_attribute_values(":past", AttributeValue::N("1".to_owned()));
-    update.send().await.unwrap();
+    let text = |text: &str| AttributeValue::S(text.to_owned());
+    let read = world.dynamodb.get_item().table_name("accounts");
+    let read = read.key("pk", text("user#user_1")).key("sk", text("account"));
+    let mut item = read.send().await.unwrap().item.unwrap();
+    let ended = change_packed(&item["state"], |state| {
+        let mut state: Value = serde_json::from_str(&state).unwrap();
+        state["holds"][hold]["until"] = json!(1);
+        state.to_string()
+    });
+    item.insert("state".to_owned(), ended);
+    world.dynamodb.put_item().table_name("accounts").set_item(Some(item)).send().await.unwrap();
 }
 
 #[tokio::test]

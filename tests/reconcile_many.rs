@@ -18,7 +18,7 @@ use tallyhook_service::schedules::reconcile::{Options, Reconciler, Report};
 
 use crate::reconcile::processor;
 use crate::stripe_client::stripe;
-use crate::support::{World, sample};
+use crate::support::{World, change_packed, sample};
 
 /// A day after the payment of the samples.
 const NOW: i64 = 1_768_330_000;
@@ -95,6 +95,8 @@ fn copy(value: &AttributeValue, number: usize) -> AttributeValue {
         AttributeValue::M(
             values.iter().map(|(name, value)| (another(name, number), copy(value, number))).collect(),
         )
+    } else if value.is_b() {
+        change_packed(value, |text| another(&text, number))
     } else {
         value.clone()
     }

@@ -132,6 +132,7 @@ fn redact(name: &str, value: &mut Value, start: i64) {
                     *inner = json!(text.replacen(run, "(run)", 1));
                 }
                 ("B", "payload") => *inner = json!("(zstd)"),
+                ("B", "state") => redact_seconds(inner, &near),
                 ("L", _) => {
                     inner.as_array_mut().unwrap().iter_mut().for_each(|value| redact("", value, start));
                 }
@@ -143,6 +144,16 @@ fn redact(name: &str, value: &mut Value, start: i64) {
         }
         Value::Object(map) => map.iter_mut().for_each(|(name, value)| redact(name, value, start)),
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Array(_) => {}
+    }
+}
+
+/// Replaces the times near the start in the state of an account.
+fn redact_seconds(value: &mut Value, near: &impl Fn(i64) -> bool) {
+    match value {
+        Value::Number(number) if number.as_i64().is_some_and(near) => *value = json!("(unix s)"),
+        Value::Array(values) => values.iter_mut().for_each(|value| redact_seconds(value, near)),
+        Value::Object(map) => map.values_mut().for_each(|value| redact_seconds(value, near)),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
     }
 }
 

@@ -14,6 +14,7 @@ pub use self::events::{pack, sample, unnamed_pack, with_id};
 pub use self::queues::records;
 pub use self::requests::{EntryPoint, call, read_answer, request, signature};
 pub use self::stack::World;
+pub use self::store::change_packed;
 pub use self::transport::{Call, Fault, aws_error, cancelled};
 
 pub const SECRET: &str = "whsec_test";

@@ -573,11 +573,13 @@ async fn an_account_holds_fifty_items_and_the_event_with_one_more_is_parked() {
     let account = world.account("user_1").await;
     assert_eq!(account["credits"], 50 * 5000);
     assert_eq!(account["buckets"]["items"].as_object().unwrap().len(), 50);
-    // DynamoDB's limit is 400 KB; 50 items with one line each take a tenth of it.
+    // DynamoDB's limit is 400 KB; 50 items with one line each take a tenth of it, and less than a hundredth when packed.
     let stored = world.everything().await[0][0].as_array().unwrap().clone();
     let account = stored.iter().find(|item| item["sk"]["S"] == "account").unwrap();
-    let bytes = account.to_string().len();
+    let bytes = account["state"]["B"].to_string().len();
     assert!((10_000..40_000).contains(&bytes), "{bytes} bytes");
+    let packed = tallyhook_aws::payload::pack(account["state"]["B"].to_string().as_bytes()).len();
+    assert!((500..4_000).contains(&packed), "{packed} bytes");
     for event in with_items(51) {
         world.process(&event).await;
     }

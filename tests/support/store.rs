@@ -2,10 +2,20 @@
 
 use std::collections::BTreeMap;
 
+use aws_sdk_dynamodb::primitives::Blob;
 use aws_sdk_dynamodb::types::AttributeValue;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
+use tallyhook_aws::payload;
 
 use super::World;
+
+/// The text of a packed state of an account after a change.
+pub fn change_packed(state: &AttributeValue, change: impl FnOnce(String) -> String) -> AttributeValue {
+    let text = String::from_utf8(payload::unpack(state.as_b().unwrap().as_ref()).unwrap()).unwrap();
+    AttributeValue::B(Blob::new(payload::pack(change(text).as_bytes())))
+}
 
 impl World {
     /// The item of an event in the event log, or of a note beside it.
@@ -25,7 +35,8 @@ impl World {
         Some(item.iter().filter_map(|(name, value)| Some((name.clone(), text(value)?))).collect())
     }
 
-    /// All items and the size of every queue except that of alerts, to compare before and after.
+    /// All items and the size of every queue except that of alerts, to compare before and after. The state of
+    /// an account is the JSON that it packs.
     pub async fn everything(&self) -> Value {
         let mut all = Vec::new();
         for table in ["accounts", "events"] {
@@ -34,7 +45,13 @@ impl World {
                 .database
                 .scan(serde_json::from_value(json!({"TableName": table})).unwrap())
                 .unwrap();
-            all.push(serde_json::to_value(scan).unwrap()["Items"].clone());
+            let mut items = serde_json::to_value(scan).unwrap()["Items"].take();
+            for item in items.as_array_mut().unwrap().iter_mut().filter(|item| item["state"]["B"].is_string())
+            {
+                let packed = STANDARD.decode(item["state"]["B"].as_str().unwrap()).unwrap();
+                item["state"]["B"] = serde_json::from_slice(&payload::unpack(&packed).unwrap()).unwrap();
+            }
+            all.push(items);
         }
         let queues: Vec<Value> = self
             .wire

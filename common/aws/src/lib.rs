@@ -8,7 +8,7 @@
 //! |---|---|
 //! | [`mod@env`], [`clock`], [`telemetry`] | environment variables, time, logs and metrics |
 //! | [`sdk`] | clients of the AWS SDK, and SSM parameters |
-//! | [`payload`] | compression of event bodies |
+//! | [`payload`] | compression of event bodies and of the state of accounts |
 //! | [`queue`] | SQS |
 //! | [`store`] | DynamoDB: keys and items, reads, the transaction, the event log, counts, scans |
 //! | [`http`] | requests to servers outside AWS, with a guard against private addresses |

@@ -18,8 +18,8 @@
 //! | `catalog` | `learnt` | the learnt price ids: see [`learnt_prices`] |
 //!
 //! - An account has `tier` S, `tier_rank` N, `credits` N, `available` N (without open holds), `access_until`
-//!   N (unix s; absent: no end), `version` N, `updated_at` N and `state` M. The app may read all but the last
-//!   three directly. `state` is internal and may change.
+//!   N (unix s; absent: no end), `version` N, `updated_at` N and `state` B. The app may read all but the last
+//!   three directly. `state` is internal and may change: it is a [`State`] as JSON, see [`crate::payload`].
 //! - If the catalog has features, an account has `features` M (each `BOOL`, `N`, or S `unlimited`) and
 //!   `catalog_digest` S (of the catalog that they follow).
 //! - `due_at` N (unix s) is on an account only while its tier or credits will change by time, without an
@@ -102,6 +102,7 @@ pub use self::catalog::{
 pub use self::holds::{KnownHold, hold, hold_key, read_hold};
 pub use self::sweep::{SweepPlace, read_sweep, sweep, sweep_key};
 use super::{Condition, StoreError, Write};
+use crate::payload;
 use tallyhook_core::account::{Account, State};
 use tallyhook_core::catalog::{Catalog, FeatureValue};
 use tallyhook_core::decide::owner::StoredOwner;
@@ -323,9 +324,12 @@ pub fn account(
     }
     item.insert("version".to_owned(), number(account.version));
     item.insert("updated_at".to_owned(), number(now.unix()));
-    let state: AttributeValue =
-        serde_dynamo::to_attribute_value(&account.state).map_err(|error| key.corrupt(error))?;
-    item.insert("state".to_owned(), state);
+    let state = serde_json::to_vec(&account.state).map_err(|error| key.corrupt(error))?;
+    let packed = payload::pack(&state);
+    if packed.is_empty() {
+        return Err(key.corrupt("the state cannot be compressed"));
+    }
+    item.insert("state".to_owned(), AttributeValue::B(Blob::new(packed)));
     Ok(Write { key, item: Some(item), condition: Condition::Version(loaded_version) })
 }
 
@@ -345,8 +349,11 @@ pub fn account_shard(user: &UserId) -> u8 {
 pub fn read_account(user_id: &UserId, item: &Item) -> Result<Account, StoreError> {
     let key = Key::Account(user_id.clone());
     let version = read_number(item, "version");
-    let state = item.get("state").ok_or_else(|| key.corrupt("no state"))?.clone();
-    let state: State = serde_dynamo::from_attribute_value(state).map_err(|error| key.corrupt(error))?;
+    let packed =
+        item.get("state").and_then(|state| state.as_b().ok()).ok_or_else(|| key.corrupt("no state"))?;
+    let state =
+        payload::unpack(packed.as_ref()).ok_or_else(|| key.corrupt("its state cannot be unpacked"))?;
+    let state: State = serde_json::from_slice(&state).map_err(|error| key.corrupt(error))?;
     Ok(Account {
         user_id: user_id.clone(),
         version: version.ok_or_else(|| key.corrupt("no version"))?,

@@ -39,12 +39,12 @@ const MAX_GRANTS: usize = 16;
 const MAX_FREE_REFILLS: usize = 4;
 /// The maximum number of items over all subscriptions.
 pub const MAX_ITEMS: usize = 50;
-/// The largest state, in bytes of JSON. It takes at most 370 of the 400 KB of an item of DynamoDB.
+/// The largest state, in bytes of JSON. DynamoDB allows an item 400 KB; packed, this takes a third of it.
 const MAX_STATE_BYTES: usize = 500_000;
 /// A state with at most this many records in all subscriptions is smaller than [`MAX_STATE_BYTES`].
 const MANY_RECORDS: usize = 800;
 
-/// What the rules know about an account; stored as one map.
+/// What the rules know about an account; stored as one packed text of JSON.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct State {
     /// When the account was first written.
