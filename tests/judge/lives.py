@@ -704,6 +704,14 @@ class Life:
         self.paused = True
         if not subs or (self.monthly and any(p["disputed"] for p in self.payments)):
             return
+        if self.rnd.random() < 0.15:
+            # Another plan in between, in the same second. Stripe's lines are in reverse order of time.
+            between = "price_team" + suffix, self.rnd.randrange(1, 9)
+            amount = int(AMOUNTS[between[0]] * between[1] * share)
+            if between != (price, quantity) and between != old:
+                for part in (amount, -amount):
+                    lines.append(self.line(sub, item, *between, part, self.t, i["end"], True))
+                self.rnd.shuffle(lines)
         sub = self.rnd.choice(subs)
         if self.rnd.random() < 0.6:
             sub.paused = not sub.paused

@@ -394,6 +394,23 @@ fn past_due_keeps_the_paid_period_and_then_the_grace() {
     life.shows(31, "past_due", &[("si_1", "pro", 1, (31, 59))]);
     assert_eq!(life.reads(33).0, "pro");
     assert_eq!(life.reads(34).0, "free");
+#[test]
+fn the_last_of_several_changes_in_one_second_is_the_one_that_no_line_takes_back() {
+    let rest = (1, 31);
+    let chain = || {
+        let seats = |amount| L(amount, "seat", true, 3, rest);
+        [L(-900, "biz", true, 1, rest), seats(300), seats(-300), L(400, "pro", true, 1, rest)]
+    };
+    let mut reversed = chain();
+    reversed.reverse();
+    for lines in [chain(), reversed] {
+        let mut life = Life::new("");
+        life.pays(0, "in_1", "subscription_create", &[L(2000, "biz", false, 1, MONTH)]);
+        life.pays(1, "in_2", "subscription_update", &lines);
+        assert_eq!(life.reads(2), ("pro".into(), 20_000));
+    }
+}
+
     life.shows(35, "unpaid", &[("si_1", "pro", 1, (31, 59))]);
     assert_eq!(life.reads(32).0, "free");
 }

@@ -11,6 +11,7 @@
 //! | a product's price | sells the product; of a subscription item, like a plan without a tier |
 //! | zero, of the quantity 0 | nothing |
 //! | negative | credits unused time; it shows the share that an earlier payment paid |
+//! | a proration that a negative line of the same invoice takes back | neither of the two has an effect |
 //! | an unknown price | nothing, if there is a known line or the plan of the subscription is known |
 //!
 //! `invoice#in_…` records each paid invoice once. An invoice that is not paid grants nothing. The invoice's
@@ -100,6 +101,31 @@ pub(super) fn read(
     Ok(EventFacts { facts, prices_not_in_catalog: sold.prices_not_in_catalog, ..EventFacts::default() })
 }
 
+/// The lines without the prorations that the same invoice takes back. If a plan or quantity is changed twice
+/// in one second, the invoice charges the one between and credits it again for the same period. The order of
+/// the lines does not say which of two charges is the last one.
+fn lasting_lines(invoice: &Invoice) -> Vec<&event::InvoiceLine> {
+    let mut lasting: Vec<&event::InvoiceLine> = Vec::new();
+    for line in &invoice.lines {
+        let takes_back = |other: &&event::InvoiceLine| {
+            let id = |line: &event::InvoiceLine| line.price.as_ref().map(|price| price.id.clone());
+            (line.proration && other.proration)
+                && line.amount.signum() * other.amount.signum() < 0
+                && (&line.item, &line.subscription, line.quantity)
+                    == (&other.item, &other.subscription, other.quantity)
+                && (line.period_start, line.period_end) == (other.period_start, other.period_end)
+                && id(line).is_some_and(|price| Some(price) == id(other))
+        };
+        match lasting.iter().position(takes_back) {
+            Some(place) => {
+                lasting.remove(place);
+            }
+            None => lasting.push(line),
+        }
+    }
+    lasting
+}
+
 /// Whether a snapshot that has not arrived may say what a line's price sells: by its lookup key, or because
 /// the snapshot is parked until the catalog has the price.
 fn may_be_learnt(line: &event::InvoiceLine, subscription: &SubscriptionId, account: &Account) -> bool {
@@ -143,8 +169,8 @@ impl Sold {
             prices_not_in_catalog: Vec::new(),
         };
         let paid = invoice.amount_paid.saturating_add(invoice.paid_off_stripe).min(total);
-        let mut sold_lines: Vec<_> = invoice
-            .lines
+        let lines = lasting_lines(invoice);
+        let mut sold_lines: Vec<_> = lines
             .iter()
             .filter(|line| line.amount >= 0)
             .filter_map(|line| Some((line.price.as_ref()?.id.as_str(), line.quantity)))
@@ -167,7 +193,7 @@ impl Sold {
             joined: false,
             older: Vec::new(),
         };
-        for line in &invoice.lines {
+        for &line in &lines {
             let Some(price) = &line.price else { continue };
             let subscription = line.subscription.as_ref().or(invoice.subscription.as_ref());
             let offer = offer(price, catalog)?;
@@ -248,7 +274,7 @@ impl Sold {
                 (Some(_), Some(_)) => sold.add(line, invoice, event, &price.id, terms, total, paid),
             }
         }
-        sold.name_credits(invoice);
+        sold.name_credits(&lines);
         Ok(sold)
     }
 
@@ -337,10 +363,10 @@ impl Sold {
     }
 
     /// Writes into each line by how much the invoice credits unused time of its item.
-    fn name_credits(&mut self, invoice: &Invoice) {
+    fn name_credits(&mut self, lines: &[&event::InvoiceLine]) {
         let distance = |one: Timestamp, other: Timestamp| one.seconds_since(other).abs();
         for (item, line) in &mut self.lines {
-            let of_item = || invoice.lines.iter().filter(|other| other.item == *item);
+            let of_item = || lines.iter().copied().filter(|other| other.item == *item);
             let charges = || of_item().filter(|other| other.amount >= 0);
             // An invoice may charge several changes of an item. What belongs to a later one does not count.
             let is_later = |other: &Timestamp| *other > line.start;
