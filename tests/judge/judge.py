@@ -383,9 +383,9 @@ class User:
                 lots.append(self.pack(session, session.name, session.quantity, spent))
         for invoice in self.facts.invoices.values():
             if invoice.id not in sold and self.facts.owner(invoice.id) == self.name:
-                spent = self.spent.get(("pack", invoice.id), 0)
-                lots += [self.pack(invoice, line.pack, line.quantity, spent)
-                         for line in invoice.lines if line.pack and line.amount >= 0]
+                lots += [self.pack(invoice, line.pack, line.quantity, self.spent["pack", invoice.id])
+                         for line in invoice.lines if line.pack and line.amount >= 0
+                         and not (line.flagged and invoice.reason != "subscription_create")]
         return lots
 
     def pack(self, document, name, quantity, spent):

@@ -198,6 +198,15 @@ fn a_renewal_resets_the_item_and_ends_older_packs() {
 }
 
 #[test]
+fn a_prorated_line_of_a_pack_by_subscription_adds_nothing() {
+    let mut life = subscribed("", "pro", 900, 1);
+    life.bills(1, "in_2", "si_2", "subscription_update", &[L(50, "pack", true, 2, (1, 31))]);
+    assert_eq!(life.credits(2), 5000);
+    life.bills(1, "in_3", "si_2", "subscription_cycle", &[L(50, "pack", false, 2, (1, 31))]);
+    assert_eq!(life.credits(2), 7000);
+}
+
+#[test]
 fn seat_items_reset_no_packs() {
     let mut life = Life::new("");
     life.buys(0, "cs_1", 1);

@@ -8,6 +8,7 @@
 //! | a plan's price, zero | opens a period only if the price is free or it is a renewal; else a trial |
 //! | a plan's price without a subscription | sells the plan for life |
 //! | a pack's price | adds the pack's credits |
+//! | a pack's price, a proration | nothing: how much of a pack it bills is not known |
 //! | a product's price | sells the product; of a subscription item, like a plan without a tier |
 //! | zero, of the quantity 0 | nothing |
 //! | negative | credits unused time; it shows the share that an earlier payment paid |
@@ -98,7 +99,8 @@ pub(super) fn read(
     if sold.charged {
         facts.push(Fact::Paid(event.created));
     }
-    Ok(EventFacts { facts, prices_not_in_catalog: sold.prices_not_in_catalog, ..EventFacts::default() })
+    let Sold { prices_not_in_catalog, pack_prorated, .. } = sold;
+    Ok(EventFacts { facts, prices_not_in_catalog, pack_prorated, ..EventFacts::default() })
 }
 
 /// The lines without the prorations that the same invoice takes back. If a plan or quantity is changed twice
@@ -149,6 +151,8 @@ struct Sold {
     /// Whether a known line has an amount above 0.
     charged: bool,
     prices_not_in_catalog: Vec<PriceId>,
+    /// Whether a proration of a pack grants nothing.
+    pack_prorated: bool,
 }
 
 impl Sold {
@@ -167,6 +171,7 @@ impl Sold {
             unknown: None,
             charged: false,
             prices_not_in_catalog: Vec::new(),
+            pack_prorated: false,
         };
         let paid = invoice.amount_paid.saturating_add(invoice.paid_off_stripe).min(total);
         let lines = lasting_lines(invoice);
@@ -198,7 +203,14 @@ impl Sold {
             let subscription = line.subscription.as_ref().or(invoice.subscription.as_ref());
             let offer = offer(price, catalog)?;
             if let Some(Offer::Pack(pack)) = offer {
-                if line.amount >= 0 {
+                sold.charged |= line.amount > 0;
+                let first = invoice.billing_reason == BillingReason::SubscriptionCreate;
+                let is_prorated = line.proration && !first;
+                sold.pack_prorated |= is_prorated && line.amount > 0;
+                // The zero line of a subscription's item is a trial's, or of the quantity 0.
+                let is_of_item = line.is_subscription || line.item.is_some();
+                let is_sold = line.amount > 0 || (line.amount == 0 && (!is_of_item || line.price_is_free));
+                if is_sold && !is_prorated {
                     let out_of_range = || Parked::Quantity(line.quantity.to_string());
                     let counted = Some(line.quantity).filter(|quantity| *quantity <= MAX_QUANTITY);
                     let credits = counted.and_then(|quantity| Credits::new(pack.credits).times(quantity));
@@ -207,7 +219,6 @@ impl Sold {
                         Some(known) => known.granted = known.granted.plus(credits),
                         None => sold.packs.push(purchase(credits, None, pack.expires_days)),
                     }
-                    sold.charged |= line.amount > 0;
                 }
                 continue;
             }
