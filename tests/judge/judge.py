@@ -232,6 +232,7 @@ class User:
 
     def unpaid(self, opening, spent):
         total, paid = opening.invoice.total, opening.invoice.paid
+            self.swap_trials([i for i, _ in items if gone[i] == update], update)
         return spent if total <= 0 else spent * (total - paid) // total
 
     def swap_items(self):
@@ -251,6 +252,19 @@ class User:
                     self.handed[opening.item][0].extend(self.plans(segments[-1], NEVER))
                 parts += [(plan, credits, rest) for plan, credits in sorted((spent + undone).items()) if rest]
                 for o in within[: not rest]:  # a full period of its own, as far as it is not paid
+    def swap_trials(self, old, update):
+        """A subscription has one trial, also if other items take the place of those that have it."""
+        spent = sum(self.spent["trial", i] + self.handed[i][1]["trial"] for i in old if not self.openings[i])
+        paid = any(self.handed[i][1]["paid"] or any(o.positive for o in self.openings[i]) for i in old)
+        new = [(-self.trial_of(i, sub)[1], i) for i, sub in self.all_items().items()
+               if (self.came(i, sub), sub) == update and not self.openings[i]]
+        new = new if self.snapshots(update[1])[0].created < update[0] else []
+        for worth, item in sorted(new):
+            self.handed[item][1].update(trial=min(spent, -worth), paid=paid)
+            spent -= min(spent, -worth)
+        if new:
+            self.handed[min(new)[1]][1]["trial"] += spent
+
                     self.handed[o.item][1][o.plan] += self.unpaid(o, (spent + undone).total())
             for plan, left, rest in sorted(parts, key=lambda p: p[0] not in [o.plan for o in new]):
                 rest = sorted(rest, key=lambda o: o.plan != plan)
@@ -286,6 +300,12 @@ class User:
             carried = then = min(left * rule["percent"] // 100, rule.get("max", 0))
             after = n + 1 + rule.get("periods", 1)
             ends = segments[after].due if after < len(segments) else last_end
+    def trial_of(self, item, sub):
+        shown = [i for s, i in self.shown_as(item, sub) if s.status == "trialing" and s.created <= self.now]
+        shown = shown[-1] if shown else self.trial_lines.get(item)
+        known = shown and shown.plan
+        return shown if known else None, known and self.catalog.amount(known, shown.quantity, trial=True) or 0
+
             if not self.all_refunded(segment.opening, self.now):
                 then = self.fill(segment.opening, carried, following.due)
             key = ("rollover", item, following.opening.start, following.k)
@@ -296,15 +316,13 @@ class User:
         return [lot._replace(left=0) for lot in lots] if self.is_over(item, sub) else lots
 
     def trial_lots(self, item, sub):
-        known = self.snapshots(sub, self.now)
-        trials = [s.items[item] for s in known if s.status == "trialing" and item in s.items]
-        shown = trials[-1] if trials else self.trial_lines.get(item)
+        (shown, amount), handed = self.trial_of(item, sub), self.handed[item][1]
         firsts = [(s.created, other) for other in self.subs for s in self.snapshots(other, self.now)
                   if s.status == "trialing"]
         late = self.policy["trials"] == "once" and firsts and min(firsts)[1] != sub
         if not shown or not shown.plan or late or self.end_of(item, sub) < NEVER:
             return []
-        amount = self.catalog.amount(shown.plan, shown.quantity, trial=True)
+        amount = amount - handed["trial"] if self.end_of(item, sub) == NEVER else 0
         return [self.lot(("trial", item), item, amount, shown.start, shown.end, free=True, plan=True)]
 
     def end_of(self, item, sub):
@@ -548,7 +566,7 @@ class World:
             back = min(taken, amount)
             amount -= back
             takes[n] = (key, taken - back)
-            if key[:4] in living and (key[0] == "item" or not self.gone(user, key)):
+            if key[:4] in living and (key[0] in ("item", "trial") or not self.gone(user, key)):
                 self.spent[user][key] -= back
         return 200
 

@@ -983,7 +983,8 @@ class Life:
 
     def swap(self):
         """Other items in the place of all items in one update, as Laravel Cashier does; often there and back."""
-        subs = [s for s in self.live() if len({(i["start"], i["end"]) for i in s.items.values()}) == 1]
+        subs = self.live("active", "active", "trialing")
+        subs = [s for s in subs if len({(i["start"], i["end"]) for i in s.items.values()}) == 1]
         if not subs:
             return
         sub = self.rnd.choice(subs)
@@ -1029,6 +1030,11 @@ class Life:
                 self.line(sub, item, price, quantity, amount, start, i["end"], not own)
             )
         self.show(sub, previous={"items": {"data": []}})
+        if sub.status == "trialing":  # nothing is charged
+            for name in names:
+                item = sub.add_item(self, name, 3 if "team" in name else 1)
+                sub.items[item].update({name: period[name] for name in ("start", "end")})
+            return self.show(sub, previous={"items": {"data": []}})
         self.invoice(sub, "subscription_update", lines, rnd.choice(["paid", "paid", "paid", "open"]))
 
     # What the app and the operator do.
@@ -1042,6 +1048,7 @@ class Life:
             self.spends.append(key)
         elif what < 0.7:
             key = self.new_id("h")
+        return None
             self.steps.append({"hold": rnd.choice([50, 400, 3000]), "key": key, "ttl": 86000})
             self.holds.append(key)
         elif what < 0.8 and self.holds:

@@ -174,11 +174,12 @@ impl<'a> Account<'a> {
                     self.zero_lines(sub).into_iter().map(|(_, end, item, plan, n)| (item, (plan, n, end))),
                 ),
             }
-            for item in sub.items.iter().filter(|i| i.periods.is_empty() && !self.is_over(i)) {
+            let on_trial = |i: &&Item<'a>| i.periods.is_empty() && !i.handed.was_paid && !self.is_over(i);
+            for item in sub.items.iter().filter(on_trial) {
                 if let Some((plan, quantity, end)) = grants.get(&item.id) {
-                    let key = Key { kind: "trial", id: item.id.clone(), ..Key::default() };
+                    let key = item.trial_key();
                     let lot = self.lot(key, &item.id, plan.trial(*quantity), since, (Kind::Plan, *end));
-                    lots.push(Lot { is_paid: false, ..lot });
+                    lots.push(Lot { is_paid: false, left: lot.left - item.handed.trial, ..lot });
                 }
             }
         }

@@ -352,6 +352,22 @@ fn a_trial_is_granted_once_per_user_and_ends_with_its_subscription() {
 }
 
 #[test]
+fn a_swap_within_a_trial_grants_no_second_trial() {
+    let mut life = Life::new("");
+    life.shows(0, "trialing", &[("si_1", "pro", 1, (0, 7))]).spend(1, 30);
+    life.shows(2, "trialing", &[("si_2", "pro", 1, (0, 7))]).spend(2, 20);
+    assert_eq!(life.credits(2), 50);
+    life.shows(3, "trialing", &[("si_3", "pro", 1, (0, 7))]);
+    assert_eq!(life.credits(3), 50);
+    life.bills(7, "in_1", "si_3", "subscription_cycle", &[L(900, "pro", false, 1, (7, 38))]);
+    assert_eq!(life.credits(8), 5000);
+    let mut life = subscribed("", "biz", 2000, 1);
+    life.shows(2, "trialing", &[("si_1", "biz", 1, (2, 9))]);
+    life.shows(3, "trialing", &[("si_2", "pro", 1, (2, 9))]);
+    assert_eq!(life.credits(4), 20_000);
+}
+
+#[test]
 fn a_removed_item_keeps_its_credits_until_another_paid_period_starts() {
     let mut life = Life::new("");
     let both = [("si_1", "basic", 1, MONTH), ("si_2", "biz", 1, MONTH)];

@@ -657,15 +657,19 @@ impl Item {
         self.lines.iter().rev().find(|line| line.first && line.amount == 0)
     }
 
+    /// What its trial is worth, if it has one.
+    pub(super) fn trial_worth(&self) -> Option<Credits> {
+        let shown = self.trial.as_ref().map(|trial| trial.terms.trial_worth(trial.quantity));
+        shown.or_else(|| self.trial_line().map(|line| line.terms.trial_worth(line.quantity)))
+    }
+
     fn trial_bucket(&self, view: &View<'_>) -> Bucket {
-        let granted = match (&self.trial, self.trial_line()) {
-            (Some(trial), _) => trial.terms.trial_worth(trial.quantity),
-            (None, Some(line)) => line.terms.trial_worth(line.quantity),
-            (None, None) => return Bucket::default(),
-        };
-        let granted = if view.trial_counts { granted } else { Credits::ZERO };
-        let spent = self.spent_of(|start| start == TRIAL, None);
-        Bucket { left: granted.minus(spent), granted, spent, trial: true, ..Bucket::default() }
+        let Some(worth) = self.trial_worth() else { return Bucket::default() };
+        let counts = view.trial_counts && !view.handed.was_paid;
+        let granted = if counts { worth } else { Credits::ZERO };
+        let spent = self.spent_of(|start| start == TRIAL, None).plus(view.handed.total());
+        let hands_over = Handed { was_paid: view.handed.was_paid, ..Handed::default() };
+        Bucket { left: granted.minus(spent), granted, spent, trial: true, hands_over, ..Bucket::default() }
     }
 
     /// What a slice holds, or held at `next`, when the next one was granted.
@@ -730,7 +734,8 @@ impl Item {
         plans.extend(runs.iter().map(|run| run.terms.plan.clone()));
         let first = plans.iter().position(|plan| *plan == terms.plan).unwrap_or(0);
         let left_and_back = plans.iter().skip(first).any(|plan| *plan != terms.plan);
-        let mut hands_over = Handed { plans, spent: handed.spent };
+        let was_paid = periods.iter().any(|period| period.charged > 0);
+        let mut hands_over = Handed { plans, spent: handed.spent, was_paid };
         for spent in self.spent.iter().filter(|spent| !spent.carried && of_slice(spent.start)) {
             hands_over.add(&spent.plan, spent.credits);
         }

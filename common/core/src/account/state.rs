@@ -16,7 +16,7 @@ use super::products::BoughtProduct;
 use super::slice::{Carry, Phase, phase_at};
 use super::snapshot::Snapshot;
 use super::subscription::Subscription;
-use super::swap::{Handed, NOTHING, Taker, hand_over};
+use super::swap::{Handed, NOTHING, Taker, TrialTaker, hand_over, hand_over_trials};
 use crate::catalog::{Addons, PauseCollection, Policy, RefundedAccess, SpendOrder, Trials};
 use crate::credits::Credits;
 use crate::event::SubscriptionStatus;
@@ -418,25 +418,30 @@ impl State {
                 }
                 let swaps = if keeps_all { Vec::new() } else { subscription.swaps() };
                 for swap in swaps {
-                    let old = swap.old.iter().filter_map(|old| items.get(&(id.clone(), (*old).clone())));
+                    let old = || swap.old.iter().filter_map(|old| items.get(&(id.clone(), (*old).clone())));
                     let mut takers: Vec<Taker<'_>> = Vec::new();
+                    let mut trials: Vec<TrialTaker<'_>> = Vec::new();
                     for (item, known) in
                         swap.new.iter().filter_map(|new| subscription.items.get_key_value(*new))
                     {
-                        let first = known.periods(view).into_iter().next();
                         let may_be_older = swap.is_oldest;
-                        takers.extend(first.map(|period| Taker {
-                            item,
-                            period,
-                            handed: Handed::default(),
-                            may_be_older,
-                        }));
+                        let handed = Handed::default();
+                        match (known.periods(view).into_iter().next(), known.trial_worth()) {
+                            (Some(period), _) => takers.push(Taker { item, period, handed, may_be_older }),
+                            (None, Some(worth)) if !may_be_older => {
+                                trials.push(TrialTaker { item, worth, handed });
+                            }
+                            (None, _) => {}
+                        }
                     }
-                    hand_over(old, &mut takers);
-                    for Taker { item, handed, .. } in takers.iter().filter(|taker| taker.handed != NOTHING) {
-                        let Some(known) = subscription.items.get(*item) else { continue };
+                    hand_over(old(), &mut takers);
+                    hand_over_trials(old(), &mut trials);
+                    let takers = takers.iter().map(|taker| (taker.item, &taker.handed));
+                    let handed = takers.chain(trials.iter().map(|taker| (taker.item, &taker.handed)));
+                    for (item, handed) in handed.filter(|(_, handed)| **handed != NOTHING) {
+                        let Some(known) = subscription.items.get(item) else { continue };
                         let bucket = bucket(known, subscription.removed_at(item), handed);
-                        items.insert((id.clone(), (*item).clone()), bucket);
+                        items.insert((id.clone(), item.clone()), bucket);
                     }
                 }
             });
