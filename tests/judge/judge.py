@@ -462,10 +462,15 @@ class User:
             # The grace runs from the first unpaid period, also if the subscription went on to others.
             seen = [(s, i.start) for s, i in self.shown_as(item, sub) if s.created <= at]
             fine = max([s.created for s, _ in seen if s.status in ("active", "trialing")], default=0)
-            unpaid = [start for s, start in seen if s.status in ("past_due", "unpaid") and s.created > fine]
-            first = max([min(unpaid, default=NEVER), *(o.end for o in openings[-1:])])
-            grace = min(first, last.items[item].start)
-            grace += (last.days_until_due + self.policy["past_due_grace_days"]) * DAY
+            unpaid = [(s.created, start) for s, start in seen
+                      if s.status in ("past_due", "unpaid") and s.created > fine] or [(0, NEVER)]
+            end, days = max([o.end for o in openings[-1:]], default=0), last.days_until_due * DAY
+            grace = min(max(min(start for _, start in unpaid), end), last.items[item].start)
+            # An invoice that is sent may fall due in the next period, which snapshots show then.
+            starts = {end or NEVER, *(start for _, start in seen)} - {i for s, i in seen if s.status == "trialing"}
+            due = [start for start in starts if end <= start < grace and start + days <= min(unpaid)[0]]
+            grace = max(due) if due and min(unpaid)[0] < grace + days else grace
+            grace += days + self.policy["past_due_grace_days"] * DAY
             if running or status == "past_due" and at < grace:
                 return lower
         return None

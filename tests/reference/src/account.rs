@@ -340,14 +340,23 @@ impl<'a> Account<'a> {
                     let first = late.map(|k| k.2.start).min().unwrap_or(shown);
                     let unpaid = first.max(item.paid_until(at)).min(shown);
                     let invoiced = latest.filter(|s| s.object["collection_method"] == "send_invoice");
-                    let due = invoiced.map_or(0, |s| s.int("days_until_due"));
-                    let days = due + catalog.number("past_due_grace_days", 7);
+                    let due = invoiced.map_or(0, |s| s.int("days_until_due") * DAY);
+                    let seen = late.iter().map(|k| k.1).min().unwrap_or(i64::MIN);
+                    let trial = |start| known().any(|k| k.0 == "trialing" && k.2.start == start);
+                    let starts =
+                        known().map(|k| k.2.start).chain(item.paid_last(at).map(|_| item.paid_until(at)));
+                    let was_due =
+                        |start: &i64| item.paid_until(at) <= *start && *start + due <= seen && !trial(*start);
+                    let earlier = starts.filter(|start| *start < unpaid && was_due(start)).max();
+                    let earlier = earlier.filter(|_| invoiced.is_some() && seen < unpaid + due);
+                    let due = due + earlier.unwrap_or(unpaid);
+                    let days = catalog.number("past_due_grace_days", 7);
                     // The lower of the plan that was paid for last and the plan shown, as in the paid period:
                     // an upgrade that is not paid gives nothing.
                     let paid = item.paid_last(at);
                     let lower =
                         paid.filter(|paid| plan.is_some_and(|p| catalog.rank(paid) < catalog.rank(p)));
-                    lower.or(plan).filter(|_| at < unpaid + days * DAY)
+                    lower.or(plan).filter(|_| at < due + days * DAY)
                 }
                 _ => None,
             }

@@ -430,6 +430,22 @@ fn the_last_of_several_changes_in_one_second_is_the_one_that_no_line_takes_back(
     reversed.reverse();
     for lines in [chain(), reversed] {
         let mut life = Life::new("");
+#[test]
+fn a_sent_invoice_that_falls_due_in_the_next_period_gives_no_period_of_grace_more() {
+    let mut life = subscribed("past_due_grace_days = 3", "pro", 1000, 1);
+    let sent = |life: &mut Life, day, status, period| {
+        life.shows(day, status, &[("si_1", "pro", 1, period)]);
+        let step = life.steps.last_mut().unwrap();
+        let Action::Send(event) = &mut step.action else { panic!("an event") };
+        event["data"]["object"]["collection_method"] = json!("send_invoice");
+        event["data"]["object"]["days_until_due"] = json!(28);
+    };
+    sent(&mut life, 31, "active", (31, 59));
+    sent(&mut life, 59, "past_due", (59, 90));
+    assert_eq!(life.reads(61).0, "pro");
+    assert_eq!(life.reads(62).0, "free");
+}
+
         life.pays(0, "in_1", "subscription_create", &[L(2000, "biz", false, 1, MONTH)]);
         life.pays(1, "in_2", "subscription_update", &lines);
         assert_eq!(life.reads(2), ("pro".into(), 20_000));

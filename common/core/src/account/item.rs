@@ -54,8 +54,8 @@ pub struct Item {
     /// Starts of periods that snapshots show and that are not the current period's.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     starts: Vec<Timestamp>,
-    /// Starts of periods that snapshots show as `past_due` or `unpaid`, each with `created` of the newest such
-    /// snapshot. Those before the newest `active` snapshot are dropped.
+    /// Starts of periods that snapshots show as `past_due` or `unpaid`, each with `created` of such a snapshot.
+    /// Those before the newest `active` snapshot are dropped.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     overdue: Vec<(Timestamp, Timestamp)>,
     /// Its prices with the amount 0, as snapshots show them.
@@ -443,11 +443,10 @@ impl Item {
     }
 
     fn fold_overdue(&mut self, start: Timestamp, at: Timestamp) {
-        match self.overdue.iter_mut().find(|(known, _)| *known == start) {
-            Some((_, known)) => *known = at.max(*known),
-            None => self.overdue.push((start, at)),
+        if !self.overdue.contains(&(start, at)) {
+            self.overdue.push((start, at));
+            self.overdue.sort();
         }
-        self.overdue.sort();
     }
 
     /// The terms with which a trial of this price or plan was first seen.
@@ -620,13 +619,31 @@ impl Item {
         line.free || self.free_prices.contains(&line.price)
     }
 
-    /// The start of the first unpaid period, while the subscription is overdue in the period that starts at
-    /// `shown`. A subscription that stays `past_due` goes on to further periods.
-    pub(super) fn unpaid_since(&self, shown: Timestamp, paid: Option<&Period>) -> Timestamp {
+    /// When the first unpaid period was to be paid, while the subscription is overdue in the period that starts
+    /// at `shown`: at its start, or with invoices sent by e-mail the given number of days later. A subscription
+    /// that stays `past_due` goes on to further periods.
+    pub(super) fn unpaid_since(
+        &self,
+        shown: Timestamp,
+        paid: Option<&Period>,
+        days_until_due: Option<i64>,
+    ) -> Timestamp {
         let in_order = self.in_order_at();
-        let overdue = self.overdue.iter().filter(|(_, at)| Some(*at) > in_order);
-        let first = overdue.map(|(start, _)| *start).min().unwrap_or(shown);
-        Some(first).max(paid.and_then(|period| period.end)).map_or(shown, |first| first.min(shown))
+        let overdue = || self.overdue.iter().filter(|(_, at)| Some(*at) > in_order);
+        let first = overdue().map(|(start, _)| *start).min().unwrap_or(shown);
+        let paid_until = paid.and_then(|period| period.end);
+        let first = first.max(paid_until.unwrap_or(first)).min(shown);
+        let Some(days) = days_until_due else { return first };
+        // An invoice may fall due after the next period has begun. Snapshots then show the next period, whose
+        // own invoice is not due yet.
+        let seen = overdue().map(|(_, at)| *at).min();
+        let fell_due = |start: &Timestamp| Some(start.plus_days(days)) <= seen;
+        let is_trial = |start: &Timestamp| self.sights.iter().any(|one| one.trialing && one.start == *start);
+        let mut earlier = self.starts.iter().copied().chain(paid_until).collect::<Vec<_>>();
+        earlier.retain(|start| *start < first && paid_until <= Some(*start));
+        earlier.retain(|start| fell_due(start) && !is_trial(start));
+        let unpaid = earlier.into_iter().max().filter(|_| !fell_due(&first)).unwrap_or(first);
+        unpaid.plus_days(days)
     }
 
     /// `created` of the newest `active` or `trialing` snapshot.

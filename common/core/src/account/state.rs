@@ -676,12 +676,12 @@ impl State {
         policy: &Policy,
         at: Timestamp,
     ) -> bool {
-        let days = snapshot.days_until_due.unwrap_or(0).saturating_add(policy.past_due_grace_days);
         let items = || snapshot.items.iter().filter(|shown| shown.terms.is_some());
         self.view(id, one, policy, at, |view| {
             items().any(|shown| {
                 let (Some(start), Some(item)) = (shown.start, one.items.get(&shown.id)) else { return false };
-                at < item.unpaid_since(start, item.periods(view).last()).plus_days(days)
+                let due = item.unpaid_since(start, item.periods(view).last(), snapshot.days_until_due);
+                at < due.plus_days(policy.past_due_grace_days)
             })
         })
     }
