@@ -337,8 +337,11 @@ impl<'a> Account<'a> {
                     let fine = known().filter(|k| is_fine(k.0) && facts.plan(k.2).is_some()).map(|k| k.1);
                     let fine = fine.max();
                     let late = known().filter(|k| matches!(k.0, "past_due" | "unpaid") && Some(k.1) > fine);
-                    let first = late.map(|k| k.2.start).min().unwrap_or(shown);
+                    let late: Vec<_> = late.collect();
+                    let first = late.iter().map(|k| k.2.start).min().unwrap_or(shown);
                     let unpaid = first.max(item.paid_until(at)).min(shown);
+                    // An invoice that is sent may fall due after the next period began: the snapshots show
+                    // that one then, and its own invoice is not due.
                     let invoiced = latest.filter(|s| s.object["collection_method"] == "send_invoice");
                     let due = invoiced.map_or(0, |s| s.int("days_until_due") * DAY);
                     let seen = late.iter().map(|k| k.1).min().unwrap_or(i64::MIN);

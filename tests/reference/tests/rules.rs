@@ -395,6 +395,23 @@ fn a_flagged_line_waits_for_the_snapshot_of_its_period() {
 }
 
 #[test]
+fn the_last_of_several_changes_in_one_second_is_the_one_that_no_line_takes_back() {
+    let rest = (1, 31);
+    let chain = || {
+        let seats = |amount| L(amount, "seat", true, 3, rest);
+        [L(-900, "biz", true, 1, rest), seats(300), seats(-300), L(400, "pro", true, 1, rest)]
+    };
+    let mut reversed = chain();
+    reversed.reverse();
+    for lines in [chain(), reversed] {
+        let mut life = Life::new("");
+        life.pays(0, "in_1", "subscription_create", &[L(2000, "biz", false, 1, MONTH)]);
+        life.pays(1, "in_2", "subscription_update", &lines);
+        assert_eq!(life.reads(2), ("pro".into(), 20_000));
+    }
+}
+
+#[test]
 fn a_line_that_starts_ahead_opens_one_hour_before_its_start() {
     let mut life = subscribed("", "basic", 100, 1);
     life.pays(20, "in_2", "manual", &[L(2000, "biz", false, 1, (31, 59))]);
@@ -414,23 +431,6 @@ fn a_zero_line_of_a_cycle_opens_unless_a_trial_runs() {
 }
 
 #[test]
-fn past_due_keeps_the_paid_period_and_then_the_grace() {
-    let mut life = subscribed("past_due_grace_days = 3", "pro", 1000, 1);
-    life.shows(31, "past_due", &[("si_1", "pro", 1, (31, 59))]);
-    assert_eq!(life.reads(33).0, "pro");
-    assert_eq!(life.reads(34).0, "free");
-#[test]
-fn the_last_of_several_changes_in_one_second_is_the_one_that_no_line_takes_back() {
-    let rest = (1, 31);
-    let chain = || {
-        let seats = |amount| L(amount, "seat", true, 3, rest);
-        [L(-900, "biz", true, 1, rest), seats(300), seats(-300), L(400, "pro", true, 1, rest)]
-    };
-    let mut reversed = chain();
-    reversed.reverse();
-    for lines in [chain(), reversed] {
-        let mut life = Life::new("");
-#[test]
 fn a_sent_invoice_that_falls_due_in_the_next_period_gives_no_period_of_grace_more() {
     let mut life = subscribed("past_due_grace_days = 3", "pro", 1000, 1);
     let sent = |life: &mut Life, day, status, period| {
@@ -446,12 +446,12 @@ fn a_sent_invoice_that_falls_due_in_the_next_period_gives_no_period_of_grace_mor
     assert_eq!(life.reads(62).0, "free");
 }
 
-        life.pays(0, "in_1", "subscription_create", &[L(2000, "biz", false, 1, MONTH)]);
-        life.pays(1, "in_2", "subscription_update", &lines);
-        assert_eq!(life.reads(2), ("pro".into(), 20_000));
-    }
-}
-
+#[test]
+fn past_due_keeps_the_paid_period_and_then_the_grace() {
+    let mut life = subscribed("past_due_grace_days = 3", "pro", 1000, 1);
+    life.shows(31, "past_due", &[("si_1", "pro", 1, (31, 59))]);
+    assert_eq!(life.reads(33).0, "pro");
+    assert_eq!(life.reads(34).0, "free");
     life.shows(35, "unpaid", &[("si_1", "pro", 1, (31, 59))]);
     assert_eq!(life.reads(32).0, "free");
 }

@@ -574,9 +574,19 @@ impl State {
 
     fn months_of_free_refills(&self, now: Timestamp) -> Vec<Timestamp> {
         let starts = |signup: &Signup| {
-            Self::free_months(signup.since, now).map(|month| signup.since.plus_months(month)).collect()
+            let since = signup.since;
+            self.months_newest_first(since, now).map(|month| since.plus_months(month)).collect()
         };
         self.signup.as_ref().map(starts).unwrap_or_default()
+    }
+
+    /// The months in which a free refill may be due, and the older ones whose refill was booked: it stays until
+    /// a newer refill or a paid period ends it, also if a plan without payment gives access for long.
+    fn months_newest_first(&self, since: Timestamp, now: Timestamp) -> impl Iterator<Item = u32> {
+        let months = Self::free_months(since, now);
+        let oldest = *months.start();
+        let booked = self.free.iter().rev().map(|refill| refill.month).filter(move |month| *month < oldest);
+        months.rev().chain(booked)
     }
 
     /// The month of the newest free refill that is due: no plan gave access at its start.
@@ -585,9 +595,8 @@ impl State {
         if policy.free_credits == 0 && self.free.is_empty() {
             return None;
         }
-        let months = Self::free_months(signup.since, now).rev();
-        let mut due = months.filter(|month| !self.had_access(policy, signup.since.plus_months(*month)));
-        due.next()
+        let mut months = self.months_newest_first(signup.since, now);
+        months.find(|month| !self.had_access(policy, signup.since.plus_months(*month)))
     }
 
     /// When the next free refill falls due, if no plan gives access until then.
@@ -605,12 +614,17 @@ impl State {
         months.chain(self.next_free_refill(policy, now)).min()
     }
 
-    /// Whether the newest paid period of one of the subscription's items runs at a moment.
+    /// Whether the newest paid period of one of the subscription's items runs at a moment. An item that was
+    /// removed by then gives no access.
     fn is_paid_at(&self, id: &SubscriptionId, one: &Subscription, policy: &Policy, at: Timestamp) -> bool {
         self.view(id, one, policy, at, |view| {
-            let newest = |item: &Item| item.periods(view).pop();
-            let mut periods = one.items.values().filter_map(newest);
-            periods.any(|period| period.end.is_none_or(|end| at < end))
+            let runs = |item: &Item| {
+                let newest = item.periods(view).pop();
+                newest.is_some_and(|period| period.end.is_none_or(|end| at < end))
+            };
+            let is_there = |id: &ItemId| one.removed_at(id).is_none_or(|removed| at < removed);
+            let keeps_all = one.keeps_all_items();
+            one.items.iter().any(|(id, item)| runs(item) && (keeps_all || is_there(id)))
         })
     }
 
