@@ -1,6 +1,4 @@
-"""Reads a catalog and Stripe events, of API versions before and since basil, into plain facts.
-
-Nothing here knows what a fact is worth; judge.py decides that."""
+"""Reads a catalog and Stripe events, before and since basil, into plain facts. judge.py knows their worth."""
 
 import collections
 
@@ -41,8 +39,7 @@ class Snapshot:
         self.reason = (o.get("cancellation_details") or {}).get("reason")
         self.ended = o.get("ended_at") or event["created"]
         self.pause_collection = bool(o.get("pause_collection"))
-        send = o.get("collection_method") == "send_invoice"
-        self.days_until_due = o.get("days_until_due") or 0 if send else 0
+        self.days_until_due = o.get("collection_method") == "send_invoice" and o.get("days_until_due") or 0
         self.items = {}
         for item in o["items"]["data"]:
             price, whole = item["price"], item if "current_period_end" in item else o
@@ -78,9 +75,12 @@ class Invoice:  # a paid one
             self.sub = self.sub or part.get("subscription") or line.get("subscription")
             item, period = part.get("subscription_item") or line.get("subscription_item"), line["period"]
             flagged = bool(part.get("proration", line.get("proration", False)))
-            self.lines.append(Line(
-                item, price, catalog.plan_of.get(price), catalog.pack_of.get(price),
-                line.get("quantity", 1), line["amount"], period["start"], period["end"], flagged))
+            line = Line(item, price, catalog.plan_of.get(price), catalog.pack_of.get(price),
+                        line.get("quantity", 1), line["amount"], period["start"], period["end"], flagged)
+            # A change that was changed again in the same second is both charged and credited.
+            undone = [one for one in self.lines if one._replace(amount=line.amount) == line
+                      and flagged and one.amount * line.amount < 0][:1]
+            self.lines = [one for one in self.lines if one not in undone] + [line][bool(undone):]
 
 
 class Session:
@@ -107,7 +107,7 @@ class Facts:
         self.seen, self.owners, self.customer_owner, self.clock = set(), {}, {}, {}
         self.paid_by = collections.defaultdict(set)  # document -> payments
         self.deleted_customers, self.customer_of, self.same = {}, {}, {}  # same: charge -> payment intent
-        # (created, payment, amount, status) of each news of a refund or dispute; of a charge what it charged
+        # (created, payment, amount, status) of each refund or dispute; of a charge what it charged
         self.refunds, self.disputes, self.charges = (collections.defaultdict(list) for _ in range(3))
         self.payment_news = []  # (created, payment)
 
@@ -171,16 +171,13 @@ class Facts:
                 self.customer_owner.setdefault(customer, user)
         owner = self.owner(document)
         newest, clocked = self.clock.get(owner, (0, False))
-        # Of the objects that own() gets, only a subscription moves the account's time.
         clocked = clocked or "items" in o and bool(o.get("test_clock"))
         self.clock[owner] = (max(newest, event["created"]), clocked)
 
     def owner(self, document):
         return self.owners.get(document) or self.customer_owner.get(self.customer_of.get(document))
 
-    # What went back of a document's payments, as of a moment.
     def payment(self, name):
-        """A payment by one name: that of its payment intent, if it has one."""
         return self.same.get(name, name)
 
     def paid(self, document):
@@ -188,8 +185,7 @@ class Facts:
 
     def payments(self, document):
         mine, session = self.paid(document), self.sessions.get(document)
-        tied = {other for other in self.paid_by if mine & self.paid(other)}
-        tied |= {session.invoice} if session and session.invoice else set()
+        tied = {other for other in self.paid_by if mine & self.paid(other)} | {session and session.invoice}
         return mine.union(*map(self.paid, tied))
 
     def went_back(self, document, at, now):

@@ -1,7 +1,5 @@
-"""An independent judge of money: what a life must be worth, computed from its facts and the time.
-
-It follows the contract alone and shares no code with common/core. `World` plays the steps of a case, as
-tests/cases/README.md says; play.py compares. Times are seconds; intervals are half open."""
+"""An independent judge of money: what a life is worth, by the contract alone, from its facts and the time.
+`World` plays the steps of a case, as tests/cases/README.md says. Times are seconds; intervals half open."""
 
 import calendar
 import collections
@@ -30,17 +28,17 @@ class User:
         self.name, self.now, self.spent, self.policy = name, now, world.spent[name], self.catalog.policy
         named = {*self.facts.snapshots, *(i.sub for i in self.facts.invoices.values() if i.sub)}
         self.subs = {sub for sub in named if self.facts.owner(sub) == name}
+        self.came = lambda item, sub: min([s.created for s, _ in self.shown_as(item, sub)], default=0)
+        self.deleted_at = lambda sub: self.facts.deleted_customers.get(self.facts.customer_of.get(sub), NEVER)
+        self.back = lambda document, at: self.facts.went_back(document.id, at, now)
         self.read_lines()
+        self.plan_openings = lambda: [o for openings in self.openings.values() for o in openings]
         self.handed = collections.defaultdict(lambda: ([], collections.Counter()))
         self.swap_items()
 
     def snapshots(self, sub, at=NEVER):
         return [s for s in self.facts.snapshots.get(sub, []) if s.created <= at]
 
-    def back(self, document, at):
-        return self.facts.went_back(document.id, at, self.now)
-
-    # Which lines open a paid period, and which charge a plan change.
     def read_lines(self):
         self.openings, self.charges = collections.defaultdict(list), collections.defaultdict(list)
         self.named, self.trial_lines, flagged = {}, {}, []
@@ -100,7 +98,6 @@ class User:
         items |= {item: o[0].sub for item, o in self.openings.items() if o}
         return items | {item: opening.sub for item, opening in self.trial_lines.items()}
 
-    # The time line of one item.
     def shown(self, opening, after, until):
         """(created, plan, quantity) of the snapshots that can change the plan inside this paid period."""
         for s, item in self.shown_as(opening.item, opening.sub):
@@ -114,22 +111,18 @@ class User:
         """Whether no month begins at this moment."""
         known = [s for s in self.snapshots(opening.sub)
                  if s.created <= at or s.status in TERMINAL and s.ended <= at]
-        ended = min(self.removed_at(opening.item, opening.sub), self.deleted_at(opening.sub))
-        if ended <= at or self.all_refunded(opening, at) or self.facts.dispute_open(opening.invoice.id, at):
+        gone = min(self.removed_at(opening.item, opening.sub), self.deleted_at(opening.sub)) <= at
+        if gone or self.all_refunded(opening, at) or self.facts.dispute_open(opening.invoice.id, at):
             return True
         last = known[-1] if known else None
         until_end = self.policy["pause_collection"] == "until_period_end"
         return last and (last.status in TERMINAL and last.reason != "payment_failed"
                          or last.status == "paused" or last.pause_collection and until_end)
 
-    def deleted_at(self, sub):
-        return self.facts.deleted_customers.get(self.facts.customer_of.get(sub), NEVER)
-
     def due(self, opening, start, until):
         """When the month that starts at `start` falls due: then, or as soon as nothing blocks it."""
-        moments = {s.created for s in self.snapshots(opening.sub)}
-        for payment in self.facts.payments(opening.invoice.id):
-            moments |= {end for _, end, _, _ in self.facts.dispute_spans(payment) if end}
+        spans = [s for p in self.facts.payments(opening.invoice.id) for s in self.facts.dispute_spans(p)]
+        moments = {s.created for s in self.snapshots(opening.sub)} | {end for _, end, _, _ in spans if end}
         moments = [start, *sorted(t for t in moments if start < t < until)]
         return next((t for t in moments if not self.blocked(opening, t)), None)
 
@@ -186,7 +179,6 @@ class User:
         end = min([opening.end, *(o.start for o in self.openings[opening.item] if o.start > opening.start)])
         return [c for c in self.charges[opening.item] if opening.start <= c.start < end]
 
-    # What refunds and disputes took.
     def lost(self, part, invoice, at):
         return min(part, part * self.back(invoice, at) // invoice.total) if invoice.total > 0 else 0
 
@@ -216,7 +208,6 @@ class User:
             left += part - self.lost(part, charge.invoice, at)
         return left + rest
 
-    # Buckets of an item.
     def spends(self, segments, n):
         """What was spent of each plan in a segment, also before it, and in later months that were undone."""
         opening, k = segments[n].opening, segments[n].k
@@ -231,8 +222,8 @@ class User:
         return spent, undone
 
     def unpaid(self, opening, spent):
-        total, paid = opening.invoice.total, opening.invoice.paid
-        return spent if total <= 0 else spent * (total - paid) // total
+        total = opening.invoice.total
+        return spent if total <= 0 else spent * (total - opening.invoice.paid) // total
 
     def swap_items(self):
         """Hands the spends of replaced items over to the new ones of the same update, the oldest first."""
@@ -241,6 +232,7 @@ class User:
         for update in sorted(one for one in set(gone.values()) if one[0] < NEVER):
             new = [o for i, sub in items if (self.came(i, sub), sub) == update for o in self.openings[i][:1]]
             new, parts = sorted(new, key=lambda o: -self.catalog.amount(o.plan, o.quantity)), []
+            self.swap_trials([i for i, _ in items if gone[i] == update], update)
             for segments in filter(None, [self.segments(i) for i, _ in items if gone[i] == update]):
                 old, (spent, undone) = segments[-1].opening, self.spends(segments, len(segments) - 1)
                 # The first snapshot shows also items that were there before.
@@ -259,6 +251,19 @@ class User:
                     room = max(0, self.catalog.amount(opening.plan, opening.quantity) - spent.total())
                     spent[plan], left = spent[plan] + min(left, room), max(0, left - room)
                 self.handed[rest[0].item][1][plan] += left
+
+    def swap_trials(self, old, update):
+        """A subscription has one trial, also if other items take the place of those that have it."""
+        spent = sum(self.spent["trial", i] + self.handed[i][1]["trial"] for i in old if not self.openings[i])
+        paid = any(self.handed[i][1]["paid"] or any(o.positive for o in self.openings[i]) for i in old)
+        new = [(-self.trial_of(i, sub)[1], i) for i, sub in self.all_items().items()
+               if (self.came(i, sub), sub) == update and not self.openings[i]]
+        new = new if self.snapshots(update[1])[0].created < update[0] else []
+        for worth, item in sorted(new):
+            self.handed[item][1].update(trial=min(spent, -worth), paid=paid)
+            spent -= min(spent, -worth)
+        if new:
+            self.handed[min(new)[1]][1]["trial"] += spent
 
     def lot(self, key, bucket, granted, since, until, free=False, plan=False):
         return Lot(key, bucket, max(0, granted - self.spent.get(key, 0)), since, until, free, plan)
@@ -295,23 +300,27 @@ class User:
                 lots.append(self.lot(key, "rollover " + item, carry, following.due, ends, plan=True))
         return [lot._replace(left=0) for lot in lots] if self.is_over(item, sub) else lots
 
+    def trial_of(self, item, sub):
+        shown = [i for s, i in self.shown_as(item, sub) if s.status == "trialing" and s.created <= self.now]
+        shown = shown[-1] if shown else self.trial_lines.get(item)
+        known = shown and shown.plan
+        return shown if known else None, known and self.catalog.amount(known, shown.quantity, trial=True) or 0
+
     def trial_lots(self, item, sub):
-        known = self.snapshots(sub, self.now)
-        trials = [s.items[item] for s in known if s.status == "trialing" and item in s.items]
-        shown = trials[-1] if trials else self.trial_lines.get(item)
+        (shown, amount), handed = self.trial_of(item, sub), self.handed[item][1]
         firsts = [(s.created, other) for other in self.subs for s in self.snapshots(other, self.now)
                   if s.status == "trialing"]
         late = self.policy["trials"] == "once" and firsts and min(firsts)[1] != sub
-        if not shown or not shown.plan or late or self.end_of(item, sub) < NEVER:
+        if not shown or late or handed["paid"]:
             return []
-        amount = self.catalog.amount(shown.plan, shown.quantity, trial=True)
+        amount = amount - handed["trial"] if self.end_of(item, sub) == NEVER else 0
         return [self.lot(("trial", item), item, amount, shown.start, shown.end, free=True, plan=True)]
 
     def end_of(self, item, sub):
         """When the item's subscription ended, or it was removed from it."""
-        known, deleted = self.snapshots(sub, self.now), self.deleted_at(sub)
-        ended = known[-1].ended if known and known[-1].status in TERMINAL else NEVER
-        return min(ended, self.removed_at(item, sub), deleted if deleted <= self.now else NEVER)
+        ended = [s.ended for s in self.snapshots(sub, self.now)[-1:] if s.status in TERMINAL]
+        deleted = [at for at in [self.deleted_at(sub)] if at <= self.now]
+        return min([self.removed_at(item, sub), *ended, *deleted])
 
     def missing(self, item, sub):
         """The first snapshot without an item that was removed, and when the item was last named."""
@@ -325,18 +334,14 @@ class User:
         came = [o.start for o in self.plan_openings() if o.sub == sub and self.came(o.item, sub) > named]
         return min([lacks, *came]) if lacks < NEVER else NEVER
 
-    def came(self, item, sub):
-        return min([s.created for s, _ in self.shown_as(item, sub)], default=0)
-
     def is_over(self, item, sub):
         return any(o.start >= self.end_of(item, sub) for o in self.plan_openings() if o.item != item)
 
-    # All lots, in the order in which they are spent.
     def lots(self):
         lots = [lot for item, sub in sorted(self.all_items().items()) for lot in self.item_lots(item, sub)]
         lots += self.signup_lots() + self.purchase_lots()
-        for n, (credits, since, until) in enumerate(self.world.grants[self.name]):
-            lots.append(self.lot(("grant", n), "grant", credits, since, until, free=True))
+        gifts = enumerate(self.world.grants[self.name])
+        lots += [self.lot(("grant", n), "grant", *gift, free=True) for n, gift in gifts]
         lots = [lot._replace(left=0) if lot.until <= self.now and not lot.plan else lot for lot in lots]
         return sorted(lots, key=self.spend_order)
 
@@ -350,12 +355,8 @@ class User:
         kind = ["lifetime", "signup", "grant", "addon"].index(lot.bucket)
         return kind + 1, lot.since, str(lot.key)
 
-    def plan_openings(self):
-        return [o for openings in self.openings.values() for o in openings]
-
     def signup_lots(self):
-        created = self.world.created.get(self.name)
-        if created is None:
+        if (created := self.world.created.get(self.name)) is None:
             return []
         days, free, k = self.policy["signup_expires_days"], self.policy["free_credits"], 1
         until = created + days * DAY if days else NEVER
@@ -375,7 +376,7 @@ class User:
             sold |= set(tied)
             if self.facts.owner(session.id) != self.name:
                 continue
-            spent = sum(self.spent.get(("pack", document), 0) for document in [session.id, *tied])
+            spent = sum(self.spent["pack", document] for document in [session.id, *tied])
             if session.plan in self.catalog.plans:
                 granted = self.catalog.amount(session.plan, session.quantity)
                 lots.append(self.bought(session, "lifetime", granted, 0, spent))
@@ -383,9 +384,9 @@ class User:
                 lots.append(self.pack(session, session.name, session.quantity, spent))
         for invoice in self.facts.invoices.values():
             if invoice.id not in sold and self.facts.owner(invoice.id) == self.name:
-                spent = self.spent.get(("pack", invoice.id), 0)
-                lots += [self.pack(invoice, line.pack, line.quantity, spent)
-                         for line in invoice.lines if line.pack and line.amount >= 0]
+                lots += [self.pack(invoice, line.pack, line.quantity, self.spent["pack", invoice.id])
+                         for line in invoice.lines if line.pack and line.amount >= 0
+                         and not (line.flagged and invoice.reason != "subscription_create")]
         return lots
 
     def pack(self, document, name, quantity, spent):
@@ -402,11 +403,10 @@ class User:
         until = document.created + days * DAY if days else NEVER
         return Lot(("pack", document.id), bucket, left, document.created, until, False, bucket == "lifetime")
 
-    # Access.
     def tier(self):
-        default, plans = self.policy["default_tier"], self.plans_at(self.now)
-        ranks = [self.catalog.tiers[default], *map(self.catalog.rank, plans)]
-        return next(name for name, rank in self.catalog.tiers.items() if rank == max(ranks))
+        default, tiers = self.policy["default_tier"], self.catalog.tiers
+        best = max([tiers[default], *map(self.catalog.rank, self.plans_at(self.now))])
+        return next(name for name, rank in tiers.items() if rank == best)
 
     def plans_at(self, at):
         plans = [self.item_access(item, sub, at) for item, sub in self.all_items().items()]
@@ -444,10 +444,15 @@ class User:
             # The grace runs from the first unpaid period, also if the subscription went on to others.
             seen = [(s, i.start) for s, i in self.shown_as(item, sub) if s.created <= at]
             fine = max([s.created for s, _ in seen if s.status in ("active", "trialing")], default=0)
-            unpaid = [start for s, start in seen if s.status in ("past_due", "unpaid") and s.created > fine]
-            first = max([min(unpaid, default=NEVER), *(o.end for o in openings[-1:])])
-            grace = min(first, last.items[item].start)
-            grace += (last.days_until_due + self.policy["past_due_grace_days"]) * DAY
+            unpaid = [(s.created, start) for s, start in seen
+                      if s.status in ("past_due", "unpaid") and s.created > fine] or [(0, NEVER)]
+            end, days = max([o.end for o in openings[-1:]], default=0), last.days_until_due * DAY
+            grace = min(max(min(start for _, start in unpaid), end), last.items[item].start)
+            # An invoice that is sent may fall due in the next period, which snapshots show then.
+            starts = {end or NEVER, *(start for _, start in seen)} - {i for s, i in seen if s.status == "trialing"}
+            due = [start for start in starts if end <= start < grace and start + days <= min(unpaid)[0]]
+            grace = max(due) if due and min(unpaid)[0] < grace + days else grace
+            grace += days + self.policy["past_due_grace_days"] * DAY
             if running or status == "past_due" and at < grace:
                 return lower
         return None
@@ -463,9 +468,9 @@ class User:
         return max(charges, key=lambda c: (c.start, c.invoice.created)).plan if charges else opening.plan
 
     def all_refunded(self, opening, at):
-        charges = [c.invoice for c in self.charges_of(opening) if c.invoice.total > 0]
-        charged = all(self.back(invoice, at) >= invoice.total for invoice in charges)
-        return charged and not self.after_refunds(opening, 10**6, at)
+        paid = [c.invoice for c in self.charges_of(opening) if c.invoice.total > 0]
+        every = all(self.back(invoice, at) >= invoice.total for invoice in paid)
+        return every and not self.after_refunds(opening, 10**6, at)
 
 
 class World:
@@ -540,15 +545,14 @@ class World:
         return self.take(user, hold, amount)
 
     def give_back(self, user, spend, amount):
-        takes = self.taken.get((user, spend))
-        if takes is None or sum(n for _, n in takes) < amount:
+        if (takes := self.taken.get((user, spend))) is None or sum(n for _, n in takes) < amount:
             return None
         living = [lot.key[:4] for lot in self.lots(user)]
         for n, (key, taken) in reversed(list(enumerate(takes))):
             back = min(taken, amount)
             amount -= back
             takes[n] = (key, taken - back)
-            if key[:4] in living and (key[0] == "item" or not self.gone(user, key)):
+            if key[:4] in living and (key[0] in ("item", "trial") or not self.gone(user, key)):
                 self.spent[user][key] -= back
         return 200
 

@@ -294,7 +294,7 @@ class Life:
             "items": {"object": "list", "has_more": False, "data": items},
         }
         if sub.send_invoice:
-            obj["collection_method"], obj["days_until_due"] = "send_invoice", 10
+            obj["collection_method"], obj["days_until_due"] = "send_invoice", sub.send_invoice
         if sub.cancel_at_end and not self.old:
             obj["cancel_at"] = min(i["end"] for i in sub.items.values())
         if self.clocked:
@@ -451,11 +451,18 @@ class Life:
                 for n, sub in enumerate(self.subs)
                 if sub.status in ("active", "trialing", "past_due") and sub.items
             ]
-            due = [d for d in due if d[0] <= to]
+            late = [(s.over["due"], n, s) for n, s in enumerate(self.subs) if "due" in s.over]
+            due = [d for d in due + late if d[0] <= to]
             if not due:
                 break
             at, _, sub = min(due, key=lambda d: d[:2])
             self.t = max(self.t, at)
+            if at == sub.over.get("due"):
+                del sub.over["due"]
+                if sub.status == "active" and sub.over.get("unpaid"):
+                    sub.status = "past_due"
+                    self.show(sub, previous={"status": "active"})
+                continue
             self.renew(sub, at)
         self.t = max(self.t, to)
 
@@ -518,6 +525,9 @@ class Life:
         if overdue or self.rnd.random() < 0.12 and not self.source["policy"]["free_credits"]:
             sub.over["unpaid"] = lines
             self.invoice(sub, "subscription_cycle", lines, "open")
+            if sub.send_invoice and not overdue:
+                sub.over["due"] = self.t + sub.send_invoice * DAY
+                return None  # an invoice that is sent is late when it is due, perhaps in the next period
             sub.status = "past_due"
             return None if overdue else self.show(sub, previous={"status": "active"})
         self.invoice(sub, "subscription_cycle", pending + lines)
@@ -525,7 +535,8 @@ class Life:
 
     def pay_late(self, sub):
         lines = sub.over.pop("unpaid", None)
-        if lines and sub.status in ("past_due", "unpaid"):
+        if lines and sub.status in ("past_due", "unpaid") or lines and "due" in sub.over:
+            sub.over.pop("due", None)
             self.invoice(sub, "subscription_cycle", lines)
             sub.status = "active"
             self.show(sub, previous={"status": "past_due"})
@@ -555,6 +566,7 @@ class Life:
         if rnd.random() < 0.15:
             trial = rnd.choice([7, 14, 30])
         sub = Sub(self, user, prices, trial)
+        sub.send_invoice = rnd.choice([0, 0, 0, 0, 0, 0, 10, 40])
         self.subs.append(sub)
         begin = rnd.random()
         if begin < 0.08 and not trial and len(sub.items) == 1:
@@ -692,6 +704,14 @@ class Life:
                 sub, item, price, quantity, int(AMOUNTS[price] * quantity * share), self.t, i["end"], True
             ),
         ]
+        if self.rnd.random() < 0.15:
+            # Another plan in between, in the same second. Stripe's lines are in reverse order of time.
+            between = "price_team" + suffix, self.rnd.randrange(1, 9)
+            amount = int(AMOUNTS[between[0]] * between[1] * share)
+            if between != (price, quantity) and between != old:
+                for part in (amount, -amount):
+                    lines.append(self.line(sub, item, *between, part, self.t, i["end"], True))
+                self.rnd.shuffle(lines)
         if how == "invoice":
             self.invoice(sub, "subscription_update", lines)
         elif how == "unpaid":
@@ -975,7 +995,8 @@ class Life:
 
     def swap(self):
         """Other items in the place of all items in one update, as Laravel Cashier does; often there and back."""
-        subs = [s for s in self.live() if len({(i["start"], i["end"]) for i in s.items.values()}) == 1]
+        subs = self.live("active", "active", "trialing")
+        subs = [s for s in subs if len({(i["start"], i["end"]) for i in s.items.values()}) == 1]
         if not subs:
             return
         sub = self.rnd.choice(subs)
@@ -1009,6 +1030,11 @@ class Life:
         ]
         sub.items, sub.schedule = {}, {}
         names = rnd.sample([*CREDITS_PLAN, "price_team"], 1 if self.old else rnd.choice([1, 1, 1, len(old)]))
+        if sub.status == "trialing":  # nothing is charged
+            for name in names:
+                item = sub.add_item(self, name, 3 if "team" in name else 1)
+                sub.items[item].update({name: period[name] for name in ("start", "end")})
+            return self.show(sub, previous={"items": {"data": []}})
         for name in names:
             price = name + "_year" * (is_year != own)
             quantity = rnd.randrange(1, 30) if "team" in price else 1
@@ -1022,6 +1048,7 @@ class Life:
             )
         self.show(sub, previous={"items": {"data": []}})
         self.invoice(sub, "subscription_update", lines, rnd.choice(["paid", "paid", "paid", "open"]))
+        return None
 
     # What the app and the operator do.
 

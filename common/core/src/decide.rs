@@ -106,6 +106,8 @@ pub enum Effect {
     PriceNotInCatalog,
     /// The session does not say how many were sold, and 1 was assumed.
     QuantityAssumed,
+    /// A line bills a part of a period of a pack that is sold by subscription: it granted nothing.
+    PackProrated,
 }
 
 impl Effect {
@@ -121,6 +123,7 @@ impl Effect {
             Self::OnePurchase => "one_purchase",
             Self::PriceNotInCatalog => "price_not_in_catalog",
             Self::QuantityAssumed => "quantity_assumed",
+            Self::PackProrated => "pack_prorated",
         }
     }
 }
@@ -342,6 +345,7 @@ struct EventFacts {
     not_paid: bool,
     prices_not_in_catalog: Vec<PriceId>,
     quantity_assumed: bool,
+    pack_prorated: bool,
 }
 
 /// Known payments, by id.
@@ -468,12 +472,13 @@ fn decide_facts(
         Object::Customer(customer) => Ok(customer::read(customer, event)),
         Object::Other => return Outcome::Ignore(Ignored::Type),
     };
-    let EventFacts { mut facts, order, not_paid, prices_not_in_catalog, quantity_assumed } = match event_facts
-    {
+    let event_facts = match event_facts {
         Ok(event_facts) => event_facts,
         Err(parked) if parked.is_about_the_catalog() && is_recorded(account, event) => EventFacts::default(),
         Err(parked) => return Outcome::Park(parked),
     };
+    let EventFacts { mut facts, order, not_paid, prices_not_in_catalog, quantity_assumed, pack_prorated } =
+        event_facts;
     let sells = facts.iter().any(Fact::sells);
     let mut payment_facts = PaymentFacts { sells, ..PaymentFacts::default() };
     if let Err(parked) = payment_facts.read(account, event, payments, not_paid) {
@@ -525,6 +530,7 @@ fn decide_facts(
         (true, ..) => Effect::NotPaid,
         (_, false, _) => Effect::PriceNotInCatalog,
         (.., true) => Effect::QuantityAssumed,
+        _ if pack_prorated => Effect::PackProrated,
         _ if !has_facts => Effect::Nothing,
         _ => effect(event, &change.entries),
     };

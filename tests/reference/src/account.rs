@@ -174,11 +174,12 @@ impl<'a> Account<'a> {
                     self.zero_lines(sub).into_iter().map(|(_, end, item, plan, n)| (item, (plan, n, end))),
                 ),
             }
-            for item in sub.items.iter().filter(|i| i.periods.is_empty() && !self.is_over(i)) {
+            let on_trial = |i: &&Item<'a>| i.periods.is_empty() && !i.handed.was_paid && !self.is_over(i);
+            for item in sub.items.iter().filter(on_trial) {
                 if let Some((plan, quantity, end)) = grants.get(&item.id) {
-                    let key = Key { kind: "trial", id: item.id.clone(), ..Key::default() };
+                    let key = item.trial_key();
                     let lot = self.lot(key, &item.id, plan.trial(*quantity), since, (Kind::Plan, *end));
-                    lots.push(Lot { is_paid: false, ..lot });
+                    lots.push(Lot { is_paid: false, left: lot.left - item.handed.trial, ..lot });
                 }
             }
         }
@@ -336,17 +337,29 @@ impl<'a> Account<'a> {
                     let fine = known().filter(|k| is_fine(k.0) && facts.plan(k.2).is_some()).map(|k| k.1);
                     let fine = fine.max();
                     let late = known().filter(|k| matches!(k.0, "past_due" | "unpaid") && Some(k.1) > fine);
-                    let first = late.map(|k| k.2.start).min().unwrap_or(shown);
+                    let late: Vec<_> = late.collect();
+                    let first = late.iter().map(|k| k.2.start).min().unwrap_or(shown);
                     let unpaid = first.max(item.paid_until(at)).min(shown);
+                    // An invoice that is sent may fall due after the next period began: the snapshots show
+                    // that one then, and its own invoice is not due.
                     let invoiced = latest.filter(|s| s.object["collection_method"] == "send_invoice");
-                    let due = invoiced.map_or(0, |s| s.int("days_until_due"));
-                    let days = due + catalog.number("past_due_grace_days", 7);
+                    let due = invoiced.map_or(0, |s| s.int("days_until_due") * DAY);
+                    let seen = late.iter().map(|k| k.1).min().unwrap_or(i64::MIN);
+                    let trial = |start| known().any(|k| k.0 == "trialing" && k.2.start == start);
+                    let starts =
+                        known().map(|k| k.2.start).chain(item.paid_last(at).map(|_| item.paid_until(at)));
+                    let was_due =
+                        |start: &i64| item.paid_until(at) <= *start && *start + due <= seen && !trial(*start);
+                    let earlier = starts.filter(|start| *start < unpaid && was_due(start)).max();
+                    let earlier = earlier.filter(|_| invoiced.is_some() && seen < unpaid + due);
+                    let due = due + earlier.unwrap_or(unpaid);
+                    let days = catalog.number("past_due_grace_days", 7);
                     // The lower of the plan that was paid for last and the plan shown, as in the paid period:
                     // an upgrade that is not paid gives nothing.
                     let paid = item.paid_last(at);
                     let lower =
                         paid.filter(|paid| plan.is_some_and(|p| catalog.rank(paid) < catalog.rank(p)));
-                    lower.or(plan).filter(|_| at < unpaid + days * DAY)
+                    lower.or(plan).filter(|_| at < due + days * DAY)
                 }
                 _ => None,
             }

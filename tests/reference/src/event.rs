@@ -49,6 +49,18 @@ pub struct Line {
     pub end: i64,
 }
 
+impl Line {
+    /// 2.6: A change that was changed again in the same second is charged and credited for the same period on
+    /// one invoice. Stripe's lines are in reverse order of time, others are not, so neither of the two counts.
+    fn takes_back(&self, other: &Line) -> bool {
+        let of = |l: &Line| (l.item.clone(), l.price.clone(), l.quantity, l.start, l.end);
+        self.flagged
+            && other.flagged
+            && self.amount.signum() * other.amount.signum() < 0
+            && of(self) == of(other)
+    }
+}
+
 /// A text, an id, or the id of an expanded object.
 pub fn id(v: &Value) -> Option<String> {
     v.as_str().or_else(|| v["id"].as_str()).filter(|s| !s.is_empty()).map(String::from)
@@ -117,7 +129,13 @@ pub fn parse(body: &Value) -> Option<Event<'_>> {
     };
     let list = |k: &str| object[k]["data"].as_array().into_iter().flatten();
     let lists = || list("lines").chain(list("items")).chain(list("line_items"));
-    let lines: Vec<Line> = lists().map(|l| line(l, object)).collect();
+    let mut lines: Vec<Line> = Vec::new();
+    for l in lists().map(|l| line(l, object)) {
+        match lines.iter().position(|other| family == Family::Invoice && l.takes_back(other)) {
+            Some(place) => drop(lines.remove(place)),
+            None => lines.push(l),
+        }
+    }
     let details = &object["parent"]["subscription_details"];
     let own = (family == Family::Subscription).then(|| doc.clone());
     let sub = own.or_else(|| id(&object["subscription"])).or_else(|| id(&details["subscription"]));

@@ -160,7 +160,9 @@ impl<'a> Facts<'a> {
                 None => sales.push((goods, quantity)),
             };
         let sells = |g: &&Goods| e.family == Family::Session || !g.is_plan();
-        for l in e.lines.iter().filter(|l| l.amount > 0 || e.family == Family::Session) {
+        // A proration of a pack that is sold by subscription does not say how much of the pack it bills.
+        let prorated = |l: &&Line| l.flagged && e.object["billing_reason"] != "subscription_create";
+        for l in e.lines.iter().filter(|l| l.amount > 0 && !prorated(l) || e.family == Family::Session) {
             self.sold(l).filter(sells).into_iter().for_each(|g| add(g, l.quantity));
         }
         if e.family == Family::Session && e.lines.is_empty() {

@@ -62,6 +62,8 @@ pub struct Item<'a> {
     pub came: Option<i64>,
     pub gone: Option<i64>,
     pub handed: Handed,
+    /// What its trial is worth by the latest `trialing` snapshot that shows it.
+    trial: Option<i64>,
     facts: &'a Facts<'a>,
     takes: &'a Takes,
 }
@@ -231,6 +233,9 @@ impl<'a> Sub<'a> {
         let (gone, removed) = self.removed(id, lines).unzip();
         let end = [self.ended.map(|e| e.0), removed].into_iter().flatten().min();
         let came = self.snapshots.iter().find(|s| s.item(id).is_some()).map(|s| s.created);
+        let trials = self.snapshots.iter().rev().filter(|s| s.status() == "trialing");
+        let worth = |l: &Line| Some(facts.plan(l)?.trial(l.quantity));
+        let trial = trials.filter_map(|s| s.item(id)).find_map(worth);
         let names = lines.iter().map(|(.., name)| name.clone()).chain([id.into()]).collect();
         let units = Vec::new();
         let (id, handed) = (id.into(), Handed::default());
@@ -246,6 +251,7 @@ impl<'a> Sub<'a> {
             came,
             gone,
             handed,
+            trial,
             facts,
             takes,
         };
@@ -529,6 +535,20 @@ impl<'a> Item<'a> {
         back(before) && back(NEVER)
     }
 
+    pub fn trial_key(&self) -> Key {
+        Key { kind: "trial", id: self.id.clone(), ..Key::default() }
+    }
+
+    pub fn trial_worth(&self) -> i64 {
+        self.trial.unwrap_or(0)
+    }
+
+    /// What was spent of its trial, also before it took the place of another item.
+    pub fn trial_spent(&self) -> i64 {
+        let own = self.takes.get(&self.trial_key()).filter(|_| self.periods.is_empty());
+        own.copied().unwrap_or(0) + self.handed.trial
+    }
+
     pub fn key(&self, kind: &'static str, unit: usize, plan: &str) -> Key {
         let (start, slice) = self.position(unit).unwrap_or_default();
         Key { kind, id: self.id.clone(), start, slice, name: plan.into() }
@@ -545,6 +565,11 @@ fn reset<'n>(plan: &'n str, granted: &mut Vec<&'n str>, ended: &mut Vec<&'n str>
 }
 
 impl Paid<'_> {
+    /// Whether its price has an amount.
+    pub fn costs(&self) -> bool {
+        self.positives > 0
+    }
+
     /// The share of what was spent before that the period's invoice leaves unpaid.
     pub fn unpaid(&self, spent: i64) -> i64 {
         let total = self.invoice.total();

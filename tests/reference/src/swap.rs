@@ -9,6 +9,10 @@ use std::collections::{BTreeMap, BTreeSet};
 pub struct Handed {
     pub plans: Vec<String>,
     pub spent: BTreeMap<String, i64>,
+    /// What was spent of the trials of the replaced items, and whether they had a period that cost something:
+    /// the new item's trial is the second one of the subscription then.
+    pub trial: i64,
+    pub was_paid: bool,
 }
 
 impl Handed {
@@ -52,17 +56,37 @@ impl<'a> Sub<'a> {
             let before = self.snapshots.first().is_some_and(|s| s.created < at);
             let old = self.items.iter().filter(|i| i.gone == Some(at));
             let given: Vec<Given> = old.filter_map(|i| i.hands_over(before)).collect();
-            let is_new = |i: &&mut Item<'a>| i.came == Some(at) && !i.periods.is_empty();
-            let mut new: Vec<&mut Item<'a>> = self.items.iter_mut().filter(is_new).collect();
+            let gone: Vec<&Item<'a>> = self.items.iter().filter(|i| i.gone == Some(at)).collect();
+            let trial = gone.iter().map(|i| i.trial_spent()).sum();
+            let was_paid = gone.iter().any(|i| i.handed.was_paid || i.periods.iter().any(Paid::costs));
+            let is_new = |i: &&mut Item<'a>| i.came == Some(at);
+            let new = self.items.iter_mut().filter(is_new);
+            let (mut trials, mut new): (Vec<_>, Vec<_>) = new.partition(|i| i.periods.is_empty());
             hand_over(&given, &mut new);
+            if before {
+                hand_over_trials(trial, was_paid, &mut trials);
+            }
         }
     }
+}
+
+/// 2.7: "once per subscription", also if another item takes its place: each new item up to what its trial is
+/// worth, the one with the most credits first, which also takes the rest.
+fn hand_over_trials(mut spent: i64, was_paid: bool, new: &mut [&mut Item<'_>]) {
+    new.sort_by_key(|i| (Reverse(i.trial_worth()), i.id.clone()));
+    for item in &mut *new {
+        item.handed.was_paid = was_paid;
+        item.handed.trial = spent.min(item.trial_worth());
+        spent -= item.handed.trial;
+    }
+    new.first_mut().into_iter().for_each(|i| i.handed.trial += spent);
 }
 
 impl Item<'_> {
     fn hands_over(&self, is_shown_before: bool) -> Option<Given> {
         let unit = self.units.len().checked_sub(1)?;
-        let handed = Handed { plans: self.plans_of(unit), spent: self.spent_by_plan(unit) };
+        let (plans, spent) = (self.plans_of(unit), self.spent_by_plan(unit));
+        let handed = Handed { plans, spent, ..Handed::default() };
         let Paid { start, end, .. } = self.periods[self.units[unit].period];
         Some(Given { start, end, is_shown_before, handed })
     }

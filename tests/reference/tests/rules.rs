@@ -198,6 +198,15 @@ fn a_renewal_resets_the_item_and_ends_older_packs() {
 }
 
 #[test]
+fn a_prorated_line_of_a_pack_by_subscription_adds_nothing() {
+    let mut life = subscribed("", "pro", 900, 1);
+    life.bills(1, "in_2", "si_2", "subscription_update", &[L(50, "pack", true, 2, (1, 31))]);
+    assert_eq!(life.credits(2), 5000);
+    life.bills(1, "in_3", "si_2", "subscription_cycle", &[L(50, "pack", false, 2, (1, 31))]);
+    assert_eq!(life.credits(2), 7000);
+}
+
+#[test]
 fn seat_items_reset_no_packs() {
     let mut life = Life::new("");
     life.buys(0, "cs_1", 1);
@@ -343,6 +352,22 @@ fn a_trial_is_granted_once_per_user_and_ends_with_its_subscription() {
 }
 
 #[test]
+fn a_swap_within_a_trial_grants_no_second_trial() {
+    let mut life = Life::new("");
+    life.shows(0, "trialing", &[("si_1", "pro", 1, (0, 7))]).spend(1, 30);
+    life.shows(2, "trialing", &[("si_2", "pro", 1, (0, 7))]).spend(2, 20);
+    assert_eq!(life.credits(2), 50);
+    life.shows(3, "trialing", &[("si_3", "pro", 1, (0, 7))]);
+    assert_eq!(life.credits(3), 50);
+    life.bills(7, "in_1", "si_3", "subscription_cycle", &[L(900, "pro", false, 1, (7, 38))]);
+    assert_eq!(life.credits(8), 5000);
+    let mut life = subscribed("", "biz", 2000, 1);
+    life.shows(2, "trialing", &[("si_1", "biz", 1, (2, 9))]);
+    life.shows(3, "trialing", &[("si_2", "pro", 1, (2, 9))]);
+    assert_eq!(life.credits(4), 20_000);
+}
+
+#[test]
 fn a_removed_item_keeps_its_credits_until_another_paid_period_starts() {
     let mut life = Life::new("");
     let both = [("si_1", "basic", 1, MONTH), ("si_2", "biz", 1, MONTH)];
@@ -370,6 +395,23 @@ fn a_flagged_line_waits_for_the_snapshot_of_its_period() {
 }
 
 #[test]
+fn the_last_of_several_changes_in_one_second_is_the_one_that_no_line_takes_back() {
+    let rest = (1, 31);
+    let chain = || {
+        let seats = |amount| L(amount, "seat", true, 3, rest);
+        [L(-900, "biz", true, 1, rest), seats(300), seats(-300), L(400, "pro", true, 1, rest)]
+    };
+    let mut reversed = chain();
+    reversed.reverse();
+    for lines in [chain(), reversed] {
+        let mut life = Life::new("");
+        life.pays(0, "in_1", "subscription_create", &[L(2000, "biz", false, 1, MONTH)]);
+        life.pays(1, "in_2", "subscription_update", &lines);
+        assert_eq!(life.reads(2), ("pro".into(), 20_000));
+    }
+}
+
+#[test]
 fn a_line_that_starts_ahead_opens_one_hour_before_its_start() {
     let mut life = subscribed("", "basic", 100, 1);
     life.pays(20, "in_2", "manual", &[L(2000, "biz", false, 1, (31, 59))]);
@@ -386,6 +428,22 @@ fn a_zero_line_of_a_cycle_opens_unless_a_trial_runs() {
     assert_eq!(life.credits(31), 1000);
     life.shows(31, "trialing", &[("si_1", "basic", 1, (31, 59))]);
     assert_eq!(life.credits(32), 0);
+}
+
+#[test]
+fn a_sent_invoice_that_falls_due_in_the_next_period_gives_no_period_of_grace_more() {
+    let mut life = subscribed("past_due_grace_days = 3", "pro", 1000, 1);
+    let sent = |life: &mut Life, day, status, period| {
+        life.shows(day, status, &[("si_1", "pro", 1, period)]);
+        let step = life.steps.last_mut().unwrap();
+        let Action::Send(event) = &mut step.action else { panic!("an event") };
+        event["data"]["object"]["collection_method"] = json!("send_invoice");
+        event["data"]["object"]["days_until_due"] = json!(28);
+    };
+    sent(&mut life, 31, "active", (31, 59));
+    sent(&mut life, 59, "past_due", (59, 90));
+    assert_eq!(life.reads(61).0, "pro");
+    assert_eq!(life.reads(62).0, "free");
 }
 
 #[test]

@@ -296,8 +296,7 @@ fn item_access(
                 return None;
             }
             let start = shown.start.or_else(|| period.and_then(|period| period.end))?;
-            let start = item.unpaid_since(start, period);
-            let due = start.plus_days(snapshot.days_until_due.unwrap_or(0));
+            let due = item.unpaid_since(start, period, snapshot.days_until_due);
             let until = due.plus_days(policy.past_due_grace_days);
             let plan = match period {
                 Some(period) => lower_of(item.paid_plan(period, view, catalog), plan, catalog),

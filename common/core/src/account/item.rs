@@ -54,8 +54,8 @@ pub struct Item {
     /// Starts of periods that snapshots show and that are not the current period's.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     starts: Vec<Timestamp>,
-    /// Starts of periods that snapshots show as `past_due` or `unpaid`, each with `created` of the newest such
-    /// snapshot. Those before the newest `active` snapshot are dropped.
+    /// Starts of periods that snapshots show as `past_due` or `unpaid`, each with `created` of such a snapshot.
+    /// Those before the newest `active` snapshot are dropped.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     overdue: Vec<(Timestamp, Timestamp)>,
     /// Its prices with the amount 0, as snapshots show them.
@@ -443,11 +443,10 @@ impl Item {
     }
 
     fn fold_overdue(&mut self, start: Timestamp, at: Timestamp) {
-        match self.overdue.iter_mut().find(|(known, _)| *known == start) {
-            Some((_, known)) => *known = at.max(*known),
-            None => self.overdue.push((start, at)),
+        if !self.overdue.contains(&(start, at)) {
+            self.overdue.push((start, at));
+            self.overdue.sort();
         }
-        self.overdue.sort();
     }
 
     /// The terms with which a trial of this price or plan was first seen.
@@ -620,13 +619,31 @@ impl Item {
         line.free || self.free_prices.contains(&line.price)
     }
 
-    /// The start of the first unpaid period, while the subscription is overdue in the period that starts at
-    /// `shown`. A subscription that stays `past_due` goes on to further periods.
-    pub(super) fn unpaid_since(&self, shown: Timestamp, paid: Option<&Period>) -> Timestamp {
+    /// When the first unpaid period was to be paid, while the subscription is overdue in the period that starts
+    /// at `shown`: at its start, or with invoices sent by e-mail the given number of days later. A subscription
+    /// that stays `past_due` goes on to further periods.
+    pub(super) fn unpaid_since(
+        &self,
+        shown: Timestamp,
+        paid: Option<&Period>,
+        days_until_due: Option<i64>,
+    ) -> Timestamp {
         let in_order = self.in_order_at();
-        let overdue = self.overdue.iter().filter(|(_, at)| Some(*at) > in_order);
-        let first = overdue.map(|(start, _)| *start).min().unwrap_or(shown);
-        Some(first).max(paid.and_then(|period| period.end)).map_or(shown, |first| first.min(shown))
+        let overdue = || self.overdue.iter().filter(|(_, at)| Some(*at) > in_order);
+        let first = overdue().map(|(start, _)| *start).min().unwrap_or(shown);
+        let paid_until = paid.and_then(|period| period.end);
+        let first = first.max(paid_until.unwrap_or(first)).min(shown);
+        let Some(days) = days_until_due else { return first };
+        // An invoice may fall due after the next period has begun. Snapshots then show the next period, whose
+        // own invoice is not due yet.
+        let seen = overdue().map(|(_, at)| *at).min();
+        let fell_due = |start: &Timestamp| Some(start.plus_days(days)) <= seen;
+        let is_trial = |start: &Timestamp| self.sights.iter().any(|one| one.trialing && one.start == *start);
+        let mut earlier = self.starts.iter().copied().chain(paid_until).collect::<Vec<_>>();
+        earlier.retain(|start| *start < first && paid_until <= Some(*start));
+        earlier.retain(|start| fell_due(start) && !is_trial(start));
+        let unpaid = earlier.into_iter().max().filter(|_| !fell_due(&first)).unwrap_or(first);
+        unpaid.plus_days(days)
     }
 
     /// `created` of the newest `active` or `trialing` snapshot.
@@ -657,15 +674,19 @@ impl Item {
         self.lines.iter().rev().find(|line| line.first && line.amount == 0)
     }
 
+    /// What its trial is worth, if it has one.
+    pub(super) fn trial_worth(&self) -> Option<Credits> {
+        let shown = self.trial.as_ref().map(|trial| trial.terms.trial_worth(trial.quantity));
+        shown.or_else(|| self.trial_line().map(|line| line.terms.trial_worth(line.quantity)))
+    }
+
     fn trial_bucket(&self, view: &View<'_>) -> Bucket {
-        let granted = match (&self.trial, self.trial_line()) {
-            (Some(trial), _) => trial.terms.trial_worth(trial.quantity),
-            (None, Some(line)) => line.terms.trial_worth(line.quantity),
-            (None, None) => return Bucket::default(),
-        };
-        let granted = if view.trial_counts { granted } else { Credits::ZERO };
-        let spent = self.spent_of(|start| start == TRIAL, None);
-        Bucket { left: granted.minus(spent), granted, spent, trial: true, ..Bucket::default() }
+        let Some(worth) = self.trial_worth() else { return Bucket::default() };
+        let counts = view.trial_counts && !view.handed.was_paid;
+        let granted = if counts { worth } else { Credits::ZERO };
+        let spent = self.spent_of(|start| start == TRIAL, None).plus(view.handed.total());
+        let hands_over = Handed { was_paid: view.handed.was_paid, ..Handed::default() };
+        Bucket { left: granted.minus(spent), granted, spent, trial: true, hands_over, ..Bucket::default() }
     }
 
     /// What a slice holds, or held at `next`, when the next one was granted.
@@ -730,7 +751,8 @@ impl Item {
         plans.extend(runs.iter().map(|run| run.terms.plan.clone()));
         let first = plans.iter().position(|plan| *plan == terms.plan).unwrap_or(0);
         let left_and_back = plans.iter().skip(first).any(|plan| *plan != terms.plan);
-        let mut hands_over = Handed { plans, spent: handed.spent };
+        let was_paid = periods.iter().any(|period| period.charged > 0);
+        let mut hands_over = Handed { plans, spent: handed.spent, was_paid };
         for spent in self.spent.iter().filter(|spent| !spent.carried && of_slice(spent.start)) {
             hands_over.add(&spent.plan, spent.credits);
         }

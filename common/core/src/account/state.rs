@@ -16,7 +16,7 @@ use super::products::BoughtProduct;
 use super::slice::{Carry, Phase, phase_at};
 use super::snapshot::Snapshot;
 use super::subscription::Subscription;
-use super::swap::{Handed, NOTHING, Taker, hand_over};
+use super::swap::{Handed, NOTHING, Taker, TrialTaker, hand_over, hand_over_trials};
 use crate::catalog::{Addons, PauseCollection, Policy, RefundedAccess, SpendOrder, Trials};
 use crate::credits::Credits;
 use crate::event::SubscriptionStatus;
@@ -418,25 +418,30 @@ impl State {
                 }
                 let swaps = if keeps_all { Vec::new() } else { subscription.swaps() };
                 for swap in swaps {
-                    let old = swap.old.iter().filter_map(|old| items.get(&(id.clone(), (*old).clone())));
+                    let old = || swap.old.iter().filter_map(|old| items.get(&(id.clone(), (*old).clone())));
                     let mut takers: Vec<Taker<'_>> = Vec::new();
+                    let mut trials: Vec<TrialTaker<'_>> = Vec::new();
                     for (item, known) in
                         swap.new.iter().filter_map(|new| subscription.items.get_key_value(*new))
                     {
-                        let first = known.periods(view).into_iter().next();
                         let may_be_older = swap.is_oldest;
-                        takers.extend(first.map(|period| Taker {
-                            item,
-                            period,
-                            handed: Handed::default(),
-                            may_be_older,
-                        }));
+                        let handed = Handed::default();
+                        match (known.periods(view).into_iter().next(), known.trial_worth()) {
+                            (Some(period), _) => takers.push(Taker { item, period, handed, may_be_older }),
+                            (None, Some(worth)) if !may_be_older => {
+                                trials.push(TrialTaker { item, worth, handed });
+                            }
+                            (None, _) => {}
+                        }
                     }
-                    hand_over(old, &mut takers);
-                    for Taker { item, handed, .. } in takers.iter().filter(|taker| taker.handed != NOTHING) {
-                        let Some(known) = subscription.items.get(*item) else { continue };
+                    hand_over(old(), &mut takers);
+                    hand_over_trials(old(), &mut trials);
+                    let takers = takers.iter().map(|taker| (taker.item, &taker.handed));
+                    let handed = takers.chain(trials.iter().map(|taker| (taker.item, &taker.handed)));
+                    for (item, handed) in handed.filter(|(_, handed)| **handed != NOTHING) {
+                        let Some(known) = subscription.items.get(item) else { continue };
                         let bucket = bucket(known, subscription.removed_at(item), handed);
-                        items.insert((id.clone(), (*item).clone()), bucket);
+                        items.insert((id.clone(), item.clone()), bucket);
                     }
                 }
             });
@@ -569,9 +574,19 @@ impl State {
 
     fn months_of_free_refills(&self, now: Timestamp) -> Vec<Timestamp> {
         let starts = |signup: &Signup| {
-            Self::free_months(signup.since, now).map(|month| signup.since.plus_months(month)).collect()
+            let since = signup.since;
+            self.months_newest_first(since, now).map(|month| since.plus_months(month)).collect()
         };
         self.signup.as_ref().map(starts).unwrap_or_default()
+    }
+
+    /// The months in which a free refill may be due, and the older ones whose refill was booked: it stays until
+    /// a newer refill or a paid period ends it, also if a plan without payment gives access for long.
+    fn months_newest_first(&self, since: Timestamp, now: Timestamp) -> impl Iterator<Item = u32> {
+        let months = Self::free_months(since, now);
+        let oldest = *months.start();
+        let booked = self.free.iter().rev().map(|refill| refill.month).filter(move |month| *month < oldest);
+        months.rev().chain(booked)
     }
 
     /// The month of the newest free refill that is due: no plan gave access at its start.
@@ -580,9 +595,8 @@ impl State {
         if policy.free_credits == 0 && self.free.is_empty() {
             return None;
         }
-        let months = Self::free_months(signup.since, now).rev();
-        let mut due = months.filter(|month| !self.had_access(policy, signup.since.plus_months(*month)));
-        due.next()
+        let mut months = self.months_newest_first(signup.since, now);
+        months.find(|month| !self.had_access(policy, signup.since.plus_months(*month)))
     }
 
     /// When the next free refill falls due, if no plan gives access until then.
@@ -600,12 +614,17 @@ impl State {
         months.chain(self.next_free_refill(policy, now)).min()
     }
 
-    /// Whether the newest paid period of one of the subscription's items runs at a moment.
+    /// Whether the newest paid period of one of the subscription's items runs at a moment. An item that was
+    /// removed by then gives no access.
     fn is_paid_at(&self, id: &SubscriptionId, one: &Subscription, policy: &Policy, at: Timestamp) -> bool {
         self.view(id, one, policy, at, |view| {
-            let newest = |item: &Item| item.periods(view).pop();
-            let mut periods = one.items.values().filter_map(newest);
-            periods.any(|period| period.end.is_none_or(|end| at < end))
+            let runs = |item: &Item| {
+                let newest = item.periods(view).pop();
+                newest.is_some_and(|period| period.end.is_none_or(|end| at < end))
+            };
+            let is_there = |id: &ItemId| one.removed_at(id).is_none_or(|removed| at < removed);
+            let keeps_all = one.keeps_all_items();
+            one.items.iter().any(|(id, item)| runs(item) && (keeps_all || is_there(id)))
         })
     }
 
@@ -671,12 +690,12 @@ impl State {
         policy: &Policy,
         at: Timestamp,
     ) -> bool {
-        let days = snapshot.days_until_due.unwrap_or(0).saturating_add(policy.past_due_grace_days);
         let items = || snapshot.items.iter().filter(|shown| shown.terms.is_some());
         self.view(id, one, policy, at, |view| {
             items().any(|shown| {
                 let (Some(start), Some(item)) = (shown.start, one.items.get(&shown.id)) else { return false };
-                at < item.unpaid_since(start, item.periods(view).last()).plus_days(days)
+                let due = item.unpaid_since(start, item.periods(view).last(), snapshot.days_until_due);
+                at < due.plus_days(policy.past_due_grace_days)
             })
         })
     }

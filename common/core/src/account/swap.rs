@@ -1,7 +1,8 @@
 //! Items that replace others, as Laravel Cashier's `swap` changes a plan.
 //!
 //! **Invariant:** a swap counts as a plan change within one item does. What was spent of the item that was
-//! replaced is handed over once, to one of the items that replaced it.
+//! replaced is handed over once, to one of the items that replaced it. Within a trial, so is what was spent
+//! of the trial.
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -25,10 +26,12 @@ pub(super) struct Handed {
     /// In the order in which they were in force.
     pub plans: Vec<String>,
     pub spent: BTreeMap<String, Credits>,
+    /// Whether a period with an amount was paid for. A trial of the item that came after grants nothing then.
+    pub was_paid: bool,
 }
 
 /// Nothing was handed over.
-pub(super) static NOTHING: Handed = Handed { plans: Vec::new(), spent: BTreeMap::new() };
+pub(super) static NOTHING: Handed = Handed { plans: Vec::new(), spent: BTreeMap::new(), was_paid: false };
 
 impl Handed {
     pub(super) fn add(&mut self, plan: &str, credits: Credits) {
@@ -108,5 +111,35 @@ pub(super) fn hand_over<'a>(old: impl Iterator<Item = &'a Bucket>, takers: &mut 
         if let Some(first) = rests.first_mut() {
             first.handed.add(plan, rest);
         }
+    }
+}
+
+/// A new item without a period, on trial.
+pub(super) struct TrialTaker<'a> {
+    pub item: &'a ItemId,
+    /// What its trial is worth.
+    pub worth: Credits,
+    pub handed: Handed,
+}
+
+/// Divides what was spent of the trials of replaced items among the new items on trial: to each up to its
+/// worth, first to the one with the most credits, and what is left to that one.
+pub(super) fn hand_over_trials<'a>(old: impl Iterator<Item = &'a Bucket>, takers: &mut [TrialTaker<'_>]) {
+    takers.sort_by_key(|taker| (Reverse(taker.worth), taker.item));
+    let (mut spent, mut was_paid) = (Credits::ZERO, false);
+    for bucket in old {
+        was_paid |= bucket.hands_over.was_paid;
+        if bucket.trial {
+            spent = spent.plus(bucket.spent);
+        }
+    }
+    for taker in &mut *takers {
+        let part = spent.min(taker.worth);
+        taker.handed.add("", part);
+        taker.handed.was_paid = was_paid;
+        spent = spent.minus(part);
+    }
+    if let Some(first) = takers.first_mut() {
+        first.handed.add("", spent);
     }
 }

@@ -8,9 +8,11 @@
 //! | a plan's price, zero | opens a period only if the price is free or it is a renewal; else a trial |
 //! | a plan's price without a subscription | sells the plan for life |
 //! | a pack's price | adds the pack's credits |
+//! | a pack's price, a proration | nothing: how much of a pack it bills is not known |
 //! | a product's price | sells the product; of a subscription item, like a plan without a tier |
 //! | zero, of the quantity 0 | nothing |
 //! | negative | credits unused time; it shows the share that an earlier payment paid |
+//! | a proration that a negative line of the same invoice takes back | neither of the two has an effect |
 //! | an unknown price | nothing, if there is a known line or the plan of the subscription is known |
 //!
 //! `invoice#in_…` records each paid invoice once. An invoice that is not paid grants nothing. The invoice's
@@ -97,7 +99,33 @@ pub(super) fn read(
     if sold.charged {
         facts.push(Fact::Paid(event.created));
     }
-    Ok(EventFacts { facts, prices_not_in_catalog: sold.prices_not_in_catalog, ..EventFacts::default() })
+    let Sold { prices_not_in_catalog, pack_prorated, .. } = sold;
+    Ok(EventFacts { facts, prices_not_in_catalog, pack_prorated, ..EventFacts::default() })
+}
+
+/// The lines without the prorations that the same invoice takes back. If a plan or quantity is changed twice
+/// in one second, the invoice charges the one between and credits it again for the same period. The order of
+/// the lines does not say which of two charges is the last one.
+fn lasting_lines(invoice: &Invoice) -> Vec<&event::InvoiceLine> {
+    let mut lasting: Vec<&event::InvoiceLine> = Vec::new();
+    for line in &invoice.lines {
+        let takes_back = |other: &&event::InvoiceLine| {
+            let id = |line: &event::InvoiceLine| line.price.as_ref().map(|price| price.id.clone());
+            (line.proration && other.proration)
+                && line.amount.signum() * other.amount.signum() < 0
+                && (&line.item, &line.subscription, line.quantity)
+                    == (&other.item, &other.subscription, other.quantity)
+                && (line.period_start, line.period_end) == (other.period_start, other.period_end)
+                && id(line).is_some_and(|price| Some(price) == id(other))
+        };
+        match lasting.iter().position(takes_back) {
+            Some(place) => {
+                lasting.remove(place);
+            }
+            None => lasting.push(line),
+        }
+    }
+    lasting
 }
 
 /// Whether a snapshot that has not arrived may say what a line's price sells: by its lookup key, or because
@@ -123,6 +151,8 @@ struct Sold {
     /// Whether a known line has an amount above 0.
     charged: bool,
     prices_not_in_catalog: Vec<PriceId>,
+    /// Whether a proration of a pack grants nothing.
+    pack_prorated: bool,
 }
 
 impl Sold {
@@ -141,10 +171,11 @@ impl Sold {
             unknown: None,
             charged: false,
             prices_not_in_catalog: Vec::new(),
+            pack_prorated: false,
         };
         let paid = invoice.amount_paid.saturating_add(invoice.paid_off_stripe).min(total);
-        let mut sold_lines: Vec<_> = invoice
-            .lines
+        let lines = lasting_lines(invoice);
+        let mut sold_lines: Vec<_> = lines
             .iter()
             .filter(|line| line.amount >= 0)
             .filter_map(|line| Some((line.price.as_ref()?.id.as_str(), line.quantity)))
@@ -167,12 +198,19 @@ impl Sold {
             joined: false,
             older: Vec::new(),
         };
-        for line in &invoice.lines {
+        for &line in &lines {
             let Some(price) = &line.price else { continue };
             let subscription = line.subscription.as_ref().or(invoice.subscription.as_ref());
             let offer = offer(price, catalog)?;
             if let Some(Offer::Pack(pack)) = offer {
-                if line.amount >= 0 {
+                sold.charged |= line.amount > 0;
+                let first = invoice.billing_reason == BillingReason::SubscriptionCreate;
+                let is_prorated = line.proration && !first;
+                sold.pack_prorated |= is_prorated && line.amount > 0;
+                // The zero line of a subscription's item is a trial's, or of the quantity 0.
+                let is_of_item = line.is_subscription || line.item.is_some();
+                let is_sold = line.amount > 0 || (line.amount == 0 && (!is_of_item || line.price_is_free));
+                if is_sold && !is_prorated {
                     let out_of_range = || Parked::Quantity(line.quantity.to_string());
                     let counted = Some(line.quantity).filter(|quantity| *quantity <= MAX_QUANTITY);
                     let credits = counted.and_then(|quantity| Credits::new(pack.credits).times(quantity));
@@ -181,7 +219,6 @@ impl Sold {
                         Some(known) => known.granted = known.granted.plus(credits),
                         None => sold.packs.push(purchase(credits, None, pack.expires_days)),
                     }
-                    sold.charged |= line.amount > 0;
                 }
                 continue;
             }
@@ -248,7 +285,7 @@ impl Sold {
                 (Some(_), Some(_)) => sold.add(line, invoice, event, &price.id, terms, total, paid),
             }
         }
-        sold.name_credits(invoice);
+        sold.name_credits(&lines);
         Ok(sold)
     }
 
@@ -337,10 +374,10 @@ impl Sold {
     }
 
     /// Writes into each line by how much the invoice credits unused time of its item.
-    fn name_credits(&mut self, invoice: &Invoice) {
+    fn name_credits(&mut self, lines: &[&event::InvoiceLine]) {
         let distance = |one: Timestamp, other: Timestamp| one.seconds_since(other).abs();
         for (item, line) in &mut self.lines {
-            let of_item = || invoice.lines.iter().filter(|other| other.item == *item);
+            let of_item = || lines.iter().copied().filter(|other| other.item == *item);
             let charges = || of_item().filter(|other| other.amount >= 0);
             // An invoice may charge several changes of an item. What belongs to a later one does not count.
             let is_later = |other: &Timestamp| *other > line.start;

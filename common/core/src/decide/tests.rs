@@ -782,6 +782,12 @@ fn an_outcome_has_the_effect_links_payments_and_order_of_an_event() {
             invoice("payment_action_required", P1, "in_1", "manual", &[], json!({})),
             "not_paid | cus_1 |  | -",
         ),
+        (
+            "a part of a period of a pack",
+            vec![bought()],
+            invoice("paid", P1, "in_2", "manual", &[proration("price_p1000", 900)], json!({})),
+            "pack_prorated |  | pi_in_2=invoice#in_2 | -",
+        ),
         ("a pack", vec![], pack(P1, "cs_1"), "quantity_assumed | cus_1 | pi_cs_1=session#cs_1 | -"),
         (
             "a pack with its quantity",

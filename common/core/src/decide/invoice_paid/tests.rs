@@ -235,3 +235,59 @@ fn a_payment_is_confirmed_by_a_paid_line_of_the_catalog_above_zero() {
     assert!(confirmed(2000, 2000), "a period");
     assert!(confirmed(0, 2000), "a period at a discount of all");
 }
+
+/// Stripe's lines of prorations are in reverse order of time
+/// (<https://docs.stripe.com/api/invoices/object#invoice_object-lines>); other sources keep the order.
+#[test]
+fn the_last_of_several_changes_in_one_second_is_the_one_that_no_line_takes_back() {
+    let seats = |count: u64, amount| patched(proration("price_team", amount), &json!({"quantity": count}));
+    let chain = |lines: &[serde_json::Value]| {
+        let mut lines = lines.to_vec();
+        let order = [(0, 0), (0, 1), (1, 2), (2, 3), (0, 3), (1, 3)];
+        let mut orders = vec![lines.clone()];
+        for (one, other) in order {
+            lines.swap(one, other);
+            orders.push(lines.clone());
+        }
+        orders
+    };
+    let first = || paid(P1, "in_1", "subscription_create", "price_business", P1);
+    let change = |lines: &[serde_json::Value]| {
+        invoice("paid", P1 + 501, "in_2", "subscription_update", lines, json!({}))
+    };
+    let to_pro =
+        [proration("price_business", -7900), seats(3, 2900), seats(3, -2900), proration("price_pro", 1900)];
+    for lines in chain(&to_pro) {
+        check_any_order(
+            "business, team, pro",
+            vec![first(), change(&lines)],
+            "pro until 2593000 20000 | sub_1=20000 | invoice#in_1 +20000, invoice#in_2 +0",
+        );
+    }
+    let and_back = [
+        proration("price_business", -7900),
+        seats(3, 2900),
+        seats(3, -2900),
+        proration("price_business", 7900),
+    ];
+    for lines in chain(&and_back) {
+        check_any_order(
+            "business, team, business",
+            vec![first(), change(&lines)],
+            "business until 2593000 20000 | sub_1=20000 | invoice#in_1 +20000, invoice#in_2 +0",
+        );
+    }
+    let paid_seats =
+        invoice("paid", P1, "in_1", "subscription_create", &[line("price_team", 2, P1)], json!({}));
+    let team = |at, count| changed(at, ("price_team", 2), ("price_team", count), P1);
+    let more = [seats(2, -1900), seats(9, 8900), seats(9, -8900), seats(4, 3900)];
+    for lines in chain(&more) {
+        let on_payment = Step::Edit("[policy]\n", "[policy]\nplan_change = \"on_payment\"\n");
+        check_any_order(
+            "2 seats, 9, 4; and 9 again, which were not paid",
+            vec![on_payment, paid_seats.clone(), team(P1 + 500, 4), change(&lines), team(P1 + 900, 9)],
+            "business 4000 | sub_1=4000 | invoice#in_1 +2000, plan#si_1#1000#team#1 +0, invoice#in_2 +2000, \
+             plan#si_1#1000#team#2 +0",
+        );
+    }
+}

@@ -71,6 +71,39 @@ fn past_due_has_a_grace_from_the_start_of_the_unpaid_period() {
     check_life("send_invoice, after them and the grace", &invoiced(14 + GRACE), "free 5000 | si_1=5000");
 }
 
+/// Stripe sets `past_due` when the invoice is not paid by its due date
+/// (<https://docs.stripe.com/billing/subscriptions/overview#subscription-statuses>). An invoice that is due in
+/// 30 days falls due when the next period has begun.
+#[test]
+fn an_invoice_that_falls_due_in_the_next_period_gives_no_period_of_grace_more() {
+    let third = NEXT + super::MONTH;
+    let sent = json!({"collection_method": "send_invoice", "days_until_due": 30});
+    let status =
+        |at: i64, status: &str, start: i64| shows_with(at, status, &[plan("price_pro", start)], sent.clone());
+    let paid = [opened("price_pro"), vec![status(NEXT, "active", NEXT)]].concat();
+    let late = vec![
+        status(third, "active", third),
+        status(third + 3600, "past_due", third),
+        status(third + 9 * DAY, "past_due", third),
+    ];
+    let unpaid = |more: &[Step], day| [&paid, late.as_slice(), more, &[Step::At(T + day * DAY)]].concat();
+    check_life("within the grace", &unpaid(&[], 64), "pro until day 65 5000 | si_1=5000");
+    check_life("after it", &unpaid(&[], 70), "free 5000 | si_1=5000");
+    // Nothing was paid at all.
+    let never =
+        [vec![status(T, "active", T), status(NEXT + 3600, "past_due", NEXT)], vec![Step::At(NEXT + 4 * DAY)]];
+    check_life("the first invoice", &never.concat(), "pro until day 35 0 | ");
+    // The second invoice was voided, and the third one is late.
+    let fourth = third + super::MONTH;
+    let voided = vec![
+        status(third, "active", third),
+        status(fourth, "active", fourth),
+        status(fourth + 3600, "past_due", fourth),
+        Step::At(T + 94 * DAY),
+    ];
+    check_life("a voided one before", &[paid, voided].concat(), "pro until day 95 5000 | si_1=5000");
+}
+
 /// Stripe makes an invoice for each period, also while the one before it is unpaid. With the setting "leave
 /// the subscription past-due", or with retries for longer than a period, the status stays `past_due`
 /// (<https://support.stripe.com/questions/retry-schedules-longer-than-a-subscription-s-billing-period>).

@@ -409,6 +409,49 @@ fn a_swap_to_another_price_of_the_plan_fills_nothing() {
 }
 
 #[test]
+fn a_swap_within_a_trial_grants_no_second_trial() {
+    let end = month(T);
+    let trial = |at, items: &[(&str, &str)]| {
+        let items: Vec<Value> = items.iter().map(|(id, price)| item(id, price, T, end)).collect();
+        shows(at, "trialing", &items)
+    };
+    let zero = bill(T + 1, "in_1", "subscription_create", &[line("si_1", "price_pro", 0, T, end)]);
+    let begun = vec![trial(T, &[("si_1", "price_pro")]), zero, Step::Spend(1500)];
+    let swapped = [begun.clone(), vec![trial(T + DAY, &[("si_2", "price_pro")])]].concat();
+    check_life("swapped", &swapped, "pro 500 | si_1=0 si_2=500");
+    let two = trial(T + DAY, &[("si_2", "price_pro"), ("si_3", "price_boost")]);
+    check_life("to two", &[begun, vec![two]].concat(), "pro 800 | si_1=0 si_2=500 si_3=300");
+    let again = vec![Step::Spend(200), trial(T + 2 * DAY, &[("si_3", "price_pro")])];
+    let again = [swapped, again].concat();
+    check_life("and again", &again, "pro 300 | si_1=0 si_2=0 si_3=300");
+    let paid = vec![
+        shows(end, "active", &[item("si_3", "price_pro", end, month(end))]),
+        bill(end + 1, "in_2", "subscription_cycle", &[line("si_3", "price_pro", 2000, end, month(end))]),
+    ];
+    check_life("paid at the end", &[again, paid].concat(), "pro 5000 | si_1=0 si_2=0 si_3=5000");
+}
+
+#[test]
+fn a_swap_within_a_trial_on_a_paid_subscription_grants_no_trial() {
+    let (end, moved) = (month(T), T + 10 * DAY);
+    let swap = |old: &str, amount: i64| {
+        vec![
+            shows(T, "active", &[item("si_1", old, T, end)]),
+            bill(T + 1, "in_1", "subscription_create", &[line("si_1", old, amount, T, end)]),
+            shows(T + DAY, "trialing", &[item("si_1", old, T + DAY, moved)]),
+            shows(T + 2 * DAY, "trialing", &[item("si_2", "price_pro", T + DAY, moved)]),
+            shows(T + 3 * DAY, "trialing", &[item("si_3", "price_pro", T + DAY, moved)]),
+        ]
+    };
+    check_life(
+        "a plan that costs something",
+        &swap("price_business", 8000),
+        "pro 20000 | si_1=20000 si_2=0 si_3=0",
+    );
+    check_life("a free plan", &swap("price_free", 0), "pro 2050 | si_1=50 si_2=0 si_3=2000");
+}
+
+#[test]
 fn a_swap_of_seats_keeps_what_was_spent() {
     let end = month(T);
     let given = [

