@@ -21,7 +21,7 @@ use super::item::{RunningSlice, View};
 use super::lots::Complimentary;
 use super::opening::{Import, RunningItem};
 use super::state::State;
-use super::subscription::{PROVISIONAL, Subscription};
+use super::subscription::PROVISIONAL;
 use super::{Conflict, NewEntry};
 use crate::catalog::{Policy, Trials};
 use crate::credits::Credits;
@@ -255,7 +255,6 @@ impl State {
         };
         let was_adopted = |one: &RunningItem| {
             one.item.as_str().starts_with(PROVISIONAL)
-                && self.subscriptions.get(&one.subscription).is_some_and(|now| !has_item(now, &one.item))
                 && slices.iter().any(|(id, ..)| *id == one.subscription)
         };
         import.running = known.into_iter().filter(|one| !is_known(one) && !was_adopted(one)).collect();
@@ -313,8 +312,4 @@ impl State {
             entry.note = Some(Note::Imported);
         }
     }
-}
-
-fn has_item(subscription: &Subscription, item: &ItemId) -> bool {
-    subscription.items.contains_key(item)
 }
