@@ -302,6 +302,16 @@ mod tests {
         assert!(!JobKind::Account.is_notice_of_event());
     }
 
+    #[test]
+    fn a_job_names_the_session_that_caused_it() {
+        let user = UserId::new("user_1").unwrap();
+        let job = JobMessage::of_user(JobKind::Provision, &user);
+        let session = "cs_1".parse().unwrap();
+        let caused = serde_json::to_value(job.clone().caused_by(Some(&session))).unwrap();
+        assert_eq!(caused["checkout_session_id"], "cs_1");
+        assert_eq!(job.clone().caused_by(None), job);
+    }
+
     /// The app stores the id: it must stay the same from version to version.
     #[test]
     fn the_id_of_a_job_names_its_kind_and_hashes_its_user() {
