@@ -6,7 +6,8 @@ use super::random::{Dice, random_life};
 use serde_json::{Value, json};
 
 use super::shapes::{
-    DAY, T, YEAR, bill, end, flagged, item, line, month, reordered, seats, shows, shows_with, tie, times,
+    DAY, T, YEAR, bill, bill_with, end, flagged, item, line, month, once, reordered, seats, shows,
+    shows_with, tie, times,
 };
 use super::{MONTH, Run, Step, pack, patched, refunded};
 use crate::account::import::ImportedBalance;
@@ -633,5 +634,85 @@ fn what_is_bought_or_granted_in_the_second_of_the_balance_comes_on_top_of_it() {
     for (as_of, more) in [(T + 31 * DAY, 100), (T + 31 * DAY + 1, 0)] {
         let run = Run::of(&[&signup[..], &[import(as_of, 300)]].concat());
         assert_eq!(run.balance().get(), 300 + more, "a free refill: {}", run.summary());
+    }
+}
+
+/// A grant by hand of after the balance is spent before the packs, of which the account has joined two.
+#[test]
+fn a_spend_counts_by_the_lot_that_it_took_from_beside_joined_packs() {
+    let at = T + 100 * DAY;
+    let packs = (0..25).map(|number| pack(T + number * DAY, &format!("cs_{number}")));
+    let later = [Step::At(at + DAY), Step::Grant(50), Step::Spend(30), import(at, 300)];
+    let run = Run::of(&[vec![Step::KeepAddons], packs.collect(), later.to_vec()].concat());
+    assert_eq!(run.balance().get(), 320, "{}", run.summary());
+}
+
+/// A renewal has ended the pack before the import arrives.
+#[test]
+fn what_a_later_spend_took_of_a_pack_that_is_gone_is_taken_from_the_balance() {
+    let at = T + 5 * DAY;
+    let invoice = bill_with(T + DAY, "in_p", "manual", &[once("price_p1000", 900)], json!({"parent": null}));
+    for bought in [pack(T + DAY, "cs_1"), invoice] {
+        let spent = [bought, Step::At(at + DAY), Step::Spend(5500)];
+        let steps = [&first()[..], &spent, &second()].concat();
+        let import =
+            Step::Import { as_of: at, credits: 7000, with_signup: false, invoices: invoices(&steps) };
+        let run = Run::of(&[&steps[..], &[import]].concat());
+        assert_eq!(end(&run), "pro 6500 | opening=1500 si_1=5000", "{}", run.summary());
+    }
+}
+
+/// Eleven items are removed at once. After sixty days the account forgets the first of them.
+#[test]
+fn an_item_that_is_forgotten_keeps_its_share_of_the_balance() {
+    let at = T + 5 * DAY;
+    let boosts: Vec<String> = (0..11).map(|number| format!("si_b{number:02}")).collect();
+    let all = |of: &dyn Fn(&str, &str) -> Value| -> Vec<Value> {
+        let boosts = boosts.iter().map(|id| of(id, "price_boost"));
+        std::iter::once(of("si_1", "price_pro")).chain(boosts).collect()
+    };
+    let items = all(&|id, price| item(id, price, T, T2));
+    let given = [
+        shows(T, "active", &items),
+        bill(T + 1, "in_1", "subscription_create", &all(&|id, price| line(id, price, 500, T, T2))),
+        import(at, 10_000),
+        shows(at + DAY, "active", &items[..1]),
+    ];
+    let run = Run::of(&given);
+    assert!(end(&run).starts_with("pro 10000 | opening=1700 si_1=5000"), "{}", run.summary());
+    let renewed = [&given[..], &second(), &[Step::At(T + 91 * DAY), Step::Grant(1)]].concat();
+    let run = Run::of(&renewed);
+    assert_eq!(run.account.state.subscriptions["sub_1"].items.len(), 11, "one is forgotten");
+    assert!(end(&run).contains(" opening=1700 "), "{}", run.summary());
+}
+
+#[test]
+fn what_is_paid_or_carried_over_in_the_second_of_the_balance_is_no_part_of_it() {
+    // The renewal refills a whole bucket, so it moves no credits.
+    let run = Run::of(&[&first()[..], &[import(T2 + 1, 5000)], &second()].concat());
+    let renewal = &run.ledger[&LedgerKey::from_text("invoice#in_2")];
+    assert_eq!((renewal.delta, renewal.note), (0, None), "{}", run.summary());
+    let half = Step::Edit(
+        "trial_credits = 2000\n",
+        "trial_credits = 2000\nrollover = { percent = 50, max = 2000, periods = 1 }\n",
+    );
+    for (as_of, expect) in
+        [(T2, "pro 6500 | carried:si_1=1500 opening=0 si_1=5000"), (T2 + 2, "pro 3000 | opening=0 si_1=3000")]
+    {
+        let given = [std::slice::from_ref(&half), &first(), &second(), &[import(as_of, 3000)]].concat();
+        assert_eq!(end(&Run::of(&given)), expect);
+    }
+}
+
+/// The signup credits are beside the balance, and all other lots of before it are a part of it.
+#[test]
+fn a_spend_of_signup_credits_beside_the_balance_comes_back() {
+    let at = T + 5 * DAY;
+    let beside = Step::Import { as_of: at, credits: 300, with_signup: true, invoices: Vec::new() };
+    for (granted, left, back) in [(Step::Signup, 700, 800), (Step::Grant(500), 300, 300)] {
+        let given = [Step::At(T), granted, Step::Spend(100), Step::At(at + DAY), beside.clone()];
+        assert_eq!(Run::of(&given).balance().get(), left);
+        let run = Run::of(&[&given[..], &[Step::GiveBack(0, 100)]].concat());
+        assert_eq!(run.balance().get(), back, "{}", run.summary());
     }
 }
