@@ -823,6 +823,20 @@ fn an_outcome_has_the_effect_links_payments_and_order_of_an_event() {
             "nothing_yet |  | pi_in_up=invoice#in_up | -",
         ),
         (
+            "the invoice of a session that sold the pack",
+            vec![pack(P1, "cs_1")],
+            invoice(
+                "paid",
+                P1 + 5,
+                "in_1",
+                "manual",
+                &[shapes::once("price_p1000", 2000)],
+                json!({"parent": {"subscription_details": null}, "payments": null,
+                    "payment_intent": "pi_cs_1"}),
+            ),
+            "one_purchase |  |  | -",
+        ),
+        (
             "a refund of another customer's card",
             vec![bought()],
             charge(json!({"customer": "cus_other"})),

@@ -181,6 +181,23 @@ fn one_invoice_with_two_amounts_is_a_conflict() {
         vec![first(), other],
         "pro until 2593000 5000 | sub_1=5000 | invoice#in_1 +5000 | invoice.paid parked: conflict",
     );
+    let seats =
+        |quantity| invoice("paid", P1, "in_1", "manual", &[line("price_team", quantity, P1)], json!({}));
+    check(
+        "other seats",
+        vec![seats(2), seats(3)],
+        "business until 2593000 2000 | sub_1=2000 | invoice#in_1 +2000 | invoice.paid parked: conflict",
+    );
+    check(
+        "a quantity, before the plan had seats",
+        vec![
+            Step::Edit("per = \"seat\"\n", ""),
+            seats(2),
+            Step::Edit("name = \"team\"\n", "name = \"team\"\nper = \"seat\"\n"),
+            seats(3),
+        ],
+        "business until 2593000 1000 | sub_1=1000 | invoice#in_1 +1000",
+    );
 }
 
 #[test]

@@ -102,3 +102,18 @@ fn after_an_import_an_item_keeps_its_period_and_the_current_one() {
     assert_eq!(starts("sights"), [T, start], "{item:#}");
     assert_eq!(starts("spent"), [T, start], "{item:#}");
 }
+
+/// The account stores pauses for plans with monthly credits and for free refills.
+#[test]
+fn pauses_are_stored_only_if_they_decide_about_credits() {
+    let state = |at: i64, status: &str| shows(at, status, &[item("si_1", "price_pro", T, month(T))]);
+    let paused = [state(T, "active"), state(T + DAY, "paused"), state(T + 2 * DAY, "active")];
+    let phases = |edit: Option<Step>| {
+        let run = Run::of(&[edit.into_iter().collect(), paused.to_vec()].concat());
+        let one = serde_json::to_value(&run.account.state.subscriptions["sub_1"]).unwrap();
+        one["phases"].as_array().map_or(0, Vec::len)
+    };
+    let free = Step::Edit("[policy]\n", "[policy]\nfree_credits = 100\nfree_refill = \"month\"\n");
+    let monthly = Step::Edit("trial_credits = 2000\n", "trial_credits = 2000\nrefill = \"month\"\n");
+    assert_eq!([None, Some(free), Some(monthly)].map(phases), [0, 3, 3]);
+}
