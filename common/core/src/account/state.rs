@@ -1166,7 +1166,7 @@ fn derived(items: &BTreeMap<(SubscriptionId, ItemId), Bucket>) -> BTreeMap<Ledge
 fn months_since(since: Timestamp, now: Timestamp) -> u32 {
     let days = now.seconds_since(since).max(0) / 86_400;
     // A month has 28 to 31 days.
-    let most = u32::try_from(days / 28).unwrap_or(0).min(24_000) + 1;
+    let most = u32::try_from(days / 28).unwrap_or(0).min(24_000);
     let least = u32::try_from(days / 31).unwrap_or(0).min(24_000).saturating_sub(1);
     (least..=most).rev().find(|months| since.plus_months(*months) <= now).unwrap_or(0)
 }

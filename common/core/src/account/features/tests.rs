@@ -8,6 +8,7 @@ use crate::decide::tests::{
     MONTH, P1, Run, Step, dispute, invoice, items, line, pack, paid, refunded, session, sub,
 };
 use crate::ids::PriceId;
+use crate::ledger::{EntryKind, LedgerKey};
 
 const NOW: i64 = P1 + 1000;
 
@@ -192,10 +193,31 @@ fn a_product_on_an_invoice_is_a_payment_and_no_pack_unless_it_has_credits() {
     let of = |price: &str, amount: i64| {
         with_features(vec![bill_with(P1, "in_9", "manual", &[once(price, amount)], json!({"parent": null}))])
     };
-    let seen = |run: Run| (run.account.state.packs.len(), run.account.state.first_paid_at.is_some());
-    assert_eq!(seen(of("price_course", 2000)), (0, true));
-    assert_eq!(seen(of("price_space", 2000)), (1, true));
-    assert_eq!(seen(of("price_course", 0)), (0, false));
+    let seen = |run: Run| {
+        let state = &run.account.state;
+        let kind = run.ledger[&LedgerKey::from_text("invoice#in_9")].kind;
+        (state.products.len(), state.packs.len(), state.first_paid_at.is_some(), kind)
+    };
+    assert_eq!(seen(of("price_course", 2000)), (1, 0, true, EntryKind::Product));
+    assert_eq!(seen(of("price_space", 2000)), (1, 1, true, EntryKind::AddOn));
+    assert_eq!(seen(of("price_course", 0)), (1, 0, false, EntryKind::Product));
+    assert_eq!(seen(of("price_course", -500)), (0, 0, false, EntryKind::NoGrant), "a credit sells nothing");
+}
+
+/// Before 2025-03-31.basil the type of a proration of a subscription item is `invoiceitem`, and the line names
+/// the item.
+#[test]
+fn a_product_in_a_proration_of_a_subscription_is_not_sold_once() {
+    let line = json!({
+        "type": "invoiceitem", "proration": true, "amount": 500, "quantity": 1,
+        "subscription": "sub_1", "subscription_item": "si_1", "price": {"id": "price_space"},
+        "period": {"start": P1, "end": P1 + MONTH},
+    });
+    let given = || invoice("paid", P1, "in_1", "subscription_create", &[line], json!({}));
+    let run = with_features(vec![given()]);
+    let [bought] = &run.account.state.products[..] else { panic!("{:?}", run.account.state.products) };
+    assert_eq!(bought.subscription.as_ref().map(AsRef::as_ref), Some("sub_1"));
+    assert_eq!((run.balance().get(), run.account.state.packs.len()), (70, 0), "{}", run.summary());
 }
 
 #[test]

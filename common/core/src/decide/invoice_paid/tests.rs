@@ -85,6 +85,16 @@ fn the_plans_line_decides_at_any_position() {
         vec![cycle(&tiers, json!({}))],
         "pro until 2593000 5000 | sub_1=5000 | invoice#in_1 +5000",
     );
+    let no_subscription = json!({"parent": {"subscription_item_details": {"subscription": null}}});
+    let of_none = invoice(
+        "paid",
+        P1,
+        "in_1",
+        "manual",
+        &[patched(line("price_pro", 1, P1), &no_subscription)],
+        json!({"parent": {"subscription_details": null}}),
+    );
+    check("an item of no subscription sells nothing for life", vec![of_none], "free 0 |  | invoice#in_1 +0");
     let unknown = [line("price_unknown", 1, P1)];
     check(
         "no known price",

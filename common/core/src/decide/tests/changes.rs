@@ -7,6 +7,7 @@ use super::shapes::{
     times,
 };
 use super::{MONTH, Run, Step, pack, patched, refunded, updated};
+use crate::ledger::LedgerKey;
 
 const ON_PAYMENT: Step = Step::Edit("[policy]\n", "[policy]\nplan_change = \"on_payment\"\n");
 const EACH_TRIAL: Step = Step::Edit("[policy]\n", "[policy]\ntrials = \"each\"\n");
@@ -44,6 +45,9 @@ const BUSINESS: (&str, i64) = ("price_business", 9000);
 fn another_price_of_the_same_plan_changes_nothing() {
     let given = [opened("price_pro"), vec![Step::Spend(4000), change(T + DAY, "price_pro_year")]].concat();
     check_life("in the same period", &given, "pro 1000 | si_1=1000");
+    let run = Run::of(&given);
+    let keys: Vec<_> = run.ledger.keys().map(LedgerKey::as_str).collect();
+    assert_eq!(keys, ["consume#1", "invoice#in_1"], "no entry says that the plan has changed");
     let on_payment = [vec![ON_PAYMENT], given].concat();
     check_life("under on_payment", &on_payment, "pro 1000 | si_1=1000");
 }

@@ -888,6 +888,13 @@ fn a_zero_line_opens_a_period_only_for_a_free_price_or_a_renewal() {
         bill(T + DAY, "in_2", "subscription_update", &[line("si_1", "price_pro", 0, T + DAY, T + 9 * DAY)]),
     ];
     check_life("an update of a running subscription", &moved, "pro 1000 | si_1=1000");
+    let downgraded = vec![
+        shows(T, "active", &[item("si_1", "price_pro", T, second)]),
+        bill(T + 1, "in_1", "subscription_create", &[line("si_1", "price_pro", 2000, T, second)]),
+        bill(second + 1, "in_2", "manual", &[line("si_1", "price_free", 0, second, month(second))]),
+        shows(second, "active", &[item("si_1", "price_free", second, month(second))]),
+    ];
+    check_life("a free price after a paid one", &downgraded, "pro 50 | si_1=50");
 }
 
 #[test]

@@ -6,8 +6,8 @@
 use serde_json::json;
 
 use super::shapes::{
-    DAY, T, YEAR, bill, bill_with, check_life, end, flagged, item, line, month, seats, shows, shows_with,
-    tie, times,
+    DAY, T, YEAR, bill, bill_with, check_life, end, flagged, item, line, month, reordered, seats, shows,
+    shows_with, tie, times,
 };
 use super::{MONTH, Run, Step, dispute, pack, patched, refunded};
 use crate::ledger::LedgerKey;
@@ -136,6 +136,9 @@ fn plan_and_seats_of_a_month_are_those_in_force_at_its_start() {
     check_life("in the second month, at once", &at_once, "business 20000 | si_1=20000");
     let next = life(&[&at_once, &[Step::Spend(19_000), Step::At(months(2))]]);
     check_life("in the third", &next, "business 20000 | si_1=20000");
+    let third =
+        &Run::of(&life(&[&next, &[Step::Grant(1)]])).ledger[&LedgerKey::from_text("slice#in_1#si_1#2")];
+    assert_eq!(third.worth.get(), 20_000, "the month is worth what its plan grants");
     let back = shows(months(2) + DAY, "active", &[year("price_pro_year")]);
     let back = life(&[&at_once, &[Step::Spend(4000), Step::At(months(2)), Step::Spend(1000), back]]);
     check_life("and back in the third: a plan is granted in full once", &back, "pro 5000 | si_1=5000");
@@ -175,6 +178,10 @@ fn a_pause_skips_the_months_that_begin_in_it() {
     let spend = [Step::Spend(4000)];
     let over_one = life(&[&paid_year(), &spend, &pause(months(1) - DAY, months(2) + DAY)]);
     check_life("the third month at the resume", &over_one, "pro 5000 | si_1=5000");
+    // The events do not say which of two states of one second came last. The one that stops less counts.
+    let second = [state(months(1) - DAY, "paused"), state(months(1) - DAY, "active")];
+    let both = life(&[&paid_year(), &spend, &second, &[Step::At(months(1))]]);
+    check_life("paused and active in one second", &both, "free 5000 | si_1=5000");
     let within = life(&[&paid_year(), &spend, &pause(months(1) - 3 * DAY, months(1) - DAY)]);
     check_life("a pause within a month skips none", &within, "pro 1000 | si_1=1000");
     let still = life(&[&paid_year(), &spend, &[state(months(1) - DAY, "paused"), Step::At(months(4))]]);
@@ -188,6 +195,10 @@ fn a_pause_skips_the_months_that_begin_in_it() {
     check_life("pause_collection keeps the months", &paused, "pro 5000 | si_1=5000");
     let paused = life(&[&[UNTIL_PERIOD_END], &paused]);
     check_life("unless the policy says otherwise", &paused, "pro until day 365 1000 | si_1=1000");
+    let second = [collection(months(1) - DAY), state(months(1) - DAY, "active")];
+    let both = life(&[&[UNTIL_PERIOD_END], &paid_year(), &spend, &second, &[Step::At(months(1))]]);
+    let left = |order: u64| Run::of(&reordered(&both, order)).balance().get();
+    assert_eq!([0, 1, 2].map(left), [5000; 3], "with and without a pause in one second");
 }
 
 /// credits.md §4: what is carried over is a part of what is left when the new month opens. Stripe's
@@ -800,4 +811,40 @@ fn of_trials_that_end_together_the_one_that_began_first_is_spent_first() {
         Step::Spend(100),
     ];
     assert_eq!(end(&Run::of(&given)), "pro 3900 | si_1=2000 si_9=1900");
+}
+
+#[test]
+fn of_a_trial_and_a_paid_period_the_one_that_ends_first_is_spent_first() {
+    for (ends, expect) in
+        [(T + 40 * DAY, "pro 6900 | si_1=4900 si_9=2000"), (T + 9 * DAY, "pro 6900 | si_1=5000 si_9=1900")]
+    {
+        let given = [
+            shows_with(T, "trialing", &[item("si_9", "price_pro", T, ends)], json!({"id": "sub_9"})),
+            shows(T, "active", &[item("si_1", "price_pro", T, month(T))]),
+            bill(T + 1, "in_1", "subscription_create", &[line("si_1", "price_pro", 2000, T, month(T))]),
+            Step::Spend(100),
+        ];
+        assert_eq!(end(&Run::of(&given)), expect);
+    }
+}
+
+/// The invoice of the older period may arrive last. Its plan was changed within it.
+#[test]
+fn what_is_carried_over_comes_from_the_plan_that_was_in_force_at_the_end_of_the_period() {
+    let next = month(T);
+    let half = "credits = 20000\nrollover = { percent = 50, max = 90000, periods = 1 }\n";
+    let given = vec![
+        Step::Edit("credits = 20000\n", half),
+        shows(T, "active", &[item("si_1", "price_pro", T, next)]),
+        bill(T + 1, "in_1", "subscription_create", &[line("si_1", "price_pro", 2000, T, next)]),
+        shows(T + DAY, "active", &[item("si_1", "price_business", T, next)]),
+        shows(next, "active", &[item("si_1", "price_business", next, month(next))]),
+        bill(
+            next + 1,
+            "in_2",
+            "subscription_cycle",
+            &[line("si_1", "price_business", 9000, next, month(next))],
+        ),
+    ];
+    check_life("half of the upgrade", &given, "business 30000 | carried:si_1=10000 si_1=20000");
 }
