@@ -225,7 +225,6 @@ impl State {
         self.packs = packs;
         self.lifetimes.iter_mut().for_each(|purchase| purchase.drop_before(as_of, |_| Credits::ZERO));
         self.grants.iter_mut().for_each(|grant| grant.drop_before(as_of));
-        self.grants.retain(|grant| grant.left > Credits::ZERO);
     }
 
     /// Computes which items ran at the time of the import, and their shares of it.

@@ -284,9 +284,17 @@ mod tests {
         assert_eq!(found(&catalog.with_learnt([learnt.clone()]), "price_t"), "plan \"team\"");
         // It stays what it was sold as when its product has left the catalog, and Stripe still shows it.
         let edited = Catalog::parse(&CATALOG.replace("[\"prod_team\"]", "[\"prod_new\"]")).unwrap();
-        let edited = edited.with_learnt([learnt]);
+        let edited = edited.with_learnt([learnt.clone()]);
         let shown = edited.offer("price_t", None, Some("prod_team"));
         assert!(matches!(shown, Ok(Some(Offer::Plan(plan))) if plan.name == "team"));
+        // The product was given to another plan, and the event shows it.
+        let moved = CATALOG.replace("stripe_products = [\"prod_team\"]\n", "");
+        let moved =
+            moved.replace("[\"pro_monthly\"]\n", "[\"pro_monthly\"]\nstripe_products = [\"prod_team\"]\n");
+        let moved = Catalog::parse(&moved).unwrap().with_learnt([learnt]);
+        let shown = moved.offer("price_t", None, Some("prod_team"));
+        assert!(matches!(shown, Ok(Some(Offer::Plan(plan))) if plan.name == "pro"), "{shown:?}");
+        assert_eq!(found(&moved, "price_t"), "plan \"team\"");
     }
 
     #[test]

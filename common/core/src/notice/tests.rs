@@ -102,6 +102,12 @@ fn a_failed_payment_is_told_unless_its_document_was_paid() {
         invoice(kind, P1 + 9, "in_1", "subscription_cycle", &[], patch)
     };
     assert_eq!(kinds(&[active()], &billed("payment_failed")), ["payment_failed"]);
+    let all = notices_of(&[active()], &billed("payment_failed"));
+    let shown = json!({
+        "id": "in_1", "subscription": "sub_1", "amount_due": 2000, "currency": "usd", "attempt_count": 2,
+        "next_payment_attempt": null, "hosted_invoice_url": null,
+    });
+    assert_eq!(all[0].data["invoice"], shown);
     assert_eq!(kinds(&[active()], &billed("payment_action_required")), ["payment_action_required"]);
     assert_eq!(kinds(&[active(), first()], &billed("payment_failed")), Vec::<&str>::new());
     let failed = session(

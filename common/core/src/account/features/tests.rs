@@ -359,6 +359,8 @@ fn a_product_on_an_invoice_and_its_session_are_one_purchase() {
         json!({"product": "course"}),
         json!({"invoice": "in_9", "payment_intent": null}),
     );
+    let twice = with_features(vec![billed.clone(), billed.clone()]);
+    assert_eq!(twice.account.state.products.len(), 1, "the same event again");
     for order in orders(&[billed, sold]) {
         let run = with_features(order);
         let [bought] = &run.account.state.products[..] else { panic!("{:?}", run.account.state.products) };
@@ -488,5 +490,27 @@ fn mistakes_in_features_and_products_are_errors_with_their_line() {
         |from: &str, to: &str| Catalog::parse(&text.replacen(from, to, 1)).unwrap().features_digest();
     assert_eq!(digest("credits = 1", "credits = 2"), catalog.features_digest());
     assert_ne!(digest("projects = 1\n", "projects = 2\n"), catalog.features_digest());
+    // Accounts store it. If a new version computed another one, every account would be written again.
+    assert_eq!(catalog.features_digest().as_deref(), Some("b70aa753b9a28b6b"));
     assert_eq!(Catalog::parse(crate::decide::tests::CATALOG).unwrap().features_digest(), None);
+}
+
+#[test]
+fn one_subscription_sells_several_products_and_its_invoice_names_their_payment_also_when_it_is_read_again() {
+    let second = json!({"parent": {"subscription_item_details": {"subscription_item": "si_2"}}});
+    let lines =
+        [line("price_course", 1, P1), crate::decide::tests::patched(line("price_space", 1, P1), &second)];
+    let bill = |payments: Value| {
+        invoice("paid", P1, "in_1", "subscription_create", &lines, json!({ "payments": payments }))
+    };
+    let by = |intent: &str| json!({"data": [{"status": "paid", "payment": {"payment_intent": intent}}]});
+    let run = with_features(vec![bill(json!(null)), bill(by("pi_1"))]);
+    let bought: Vec<_> = run
+        .account
+        .state
+        .products
+        .iter()
+        .map(|product| (product.name.as_str(), product.payment.as_deref()))
+        .collect();
+    assert_eq!(bought, [("course", Some("pi_1")), ("space", Some("pi_1"))], "{}", run.summary());
 }

@@ -95,6 +95,7 @@ fn a_hold_lowers_the_available_credits_and_not_the_balance() {
     assert_eq!((book.balance(), book.available()), (500, 200));
     assert!(book.consume("too much", 201).is_none());
     assert_eq!(book.hold("b", 201, 60), Err(HoldError::Insufficient(Credits::new(200))));
+    Book::of(&[Step::Signup], 10).hold("all", 500, 60).unwrap();
     assert_eq!(book.consume("enough", 200).unwrap().delta, -200);
     assert_eq!((book.balance(), book.available()), (300, 0));
     let entry = book.commit("a", 300, 120, false).unwrap();
@@ -459,4 +460,21 @@ fn credits_return_to_the_item_that_they_were_taken_from_also_under_its_later_nam
         Step::GiveBack(0, 600),
     ];
     assert_eq!(Run::of(&given).balance().get(), 5000, "{}", Run::of(&given).summary());
+}
+
+#[test]
+fn credits_of_a_free_refill_return_to_it_alone() {
+    let free = Step::Edit("[policy]\n", "[policy]\nfree_credits = 100\nfree_refill = \"month\"\n");
+    let month = 31 * 86_400;
+    for months in [2, 9] {
+        let mut steps = vec![free.clone(), Step::Signup, Step::At(month), Step::Spend(60)];
+        for number in 2..=months {
+            steps.extend([Step::At(number * month), Step::Spend(30)]);
+        }
+        // The account remembers the newest four refills.
+        steps.push(Step::GiveBack(0, 60));
+        let run = Run::of(&steps);
+        assert_eq!(run.balance().get(), 70, "{}", run.summary());
+        assert!(run.account.state.grants.is_empty(), "{}", run.summary());
+    }
 }

@@ -276,7 +276,12 @@ fn of_two_changes_in_one_second_the_one_that_continues_the_other_counts() {
             |status: &str| vec![changes(at, status, "price_pro", first), changes(at, status, first, second)];
         check_life("of a paid plan", &[opened("price_pro"), two("active")].concat(), expect);
         let trial = shows(T, "trialing", &[plan("price_pro")]);
-        check_life("of a trial", &[vec![trial], two("trialing")].concat(), expect);
+        let trial = [vec![trial], two("trialing")].concat();
+        check_life("of a trial", &trial, expect);
+        // A third event of that second shows the last state again, and names no predecessor.
+        let again = json!({"status": "trialing", "items": {"data": [plan(second)]}});
+        let again = [trial, vec![super::sub("trial_will_end", at, again)]].concat();
+        check_life("of a trial that is shown again", &again, expect);
     }
     // An event without `previous_attributes`, such as `customer.subscription.resumed`, continues nothing.
     let shown = |at: i64| super::sub("resumed", at, json!({"items": {"data": [plan("price_pro")]}}));

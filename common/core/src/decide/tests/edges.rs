@@ -31,6 +31,8 @@ fn a_plan_gives_access_until_its_end_and_not_at_it() {
     let access = state.access(&run.catalog, now);
     assert_eq!(access.tier, "pro");
     assert_eq!(state.next_change(&access, now), Some(Timestamp::from_unix(until)));
+    let start = Timestamp::from_unix(T);
+    assert_eq!(state.next_change(&access, start), Some(Timestamp::from_unix(until)), "it has begun");
 }
 
 #[test]

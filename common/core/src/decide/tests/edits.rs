@@ -227,6 +227,8 @@ fn a_price_that_moves_to_another_plan_changes_no_running_period() {
             &[flagged("si_1", "price_pro", 100, T + 2 * DAY, month(T))],
         ),
     ];
+    let moved = [opened(), price_moves()].concat();
+    check_life("before the next event", &moved, "pro 4000 | si_1=4000");
     let moved = [opened(), price_moves(), again].concat();
     check_life("moved", &moved, "business 4000 | si_1=4000");
 }

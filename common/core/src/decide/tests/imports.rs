@@ -117,6 +117,9 @@ fn of_an_imported_balance_a_running_trial_holds_at_most_its_own_credits() {
     let cancelled = [&begun[..], &[trial("canceled", T + 9 * DAY)]].concat();
     let expect = "free 1000 | opening=1000 si_1=0";
     check_at_any_place("then cancelled", at, 3000, &cancelled, T + 9 * DAY + 1, expect);
+    let cancelled = [&begun[..], &[trial("canceled", at)]].concat();
+    let expect = "free 3000 | opening=3000 si_1=0";
+    check_at_any_place("cancelled in the second of the balance", at, 3000, &cancelled, at + DAY, expect);
     // Only the user's first trial grants credits.
     let second = [item("si_2", "price_pro", T + DAY, ends)];
     let two = [&begun[..], &[shows_with(T + DAY, "trialing", &second, json!({"id": "sub_2"}))]].concat();

@@ -1046,6 +1046,9 @@ fn openings_of_plans_reset_packs_and_those_of_seats_do_not() {
         ),
     ];
     check_life("a renewal of seats", &of_seats, "business 3000 | pack=1000 si_2=2000");
+    let free = times(2, line("si_2", "price_team", 0, next, month(next)));
+    let discounted = [&of_seats[..3], &[bill(next + 9, "in_2", "subscription_cycle", &[free])]].concat();
+    check_life("at a discount of all", &discounted, "business 3000 | pack=1000 si_2=2000");
 }
 
 #[test]
@@ -1230,6 +1233,12 @@ fn the_first_invoice_of_a_quote_starts_the_subscription_and_a_later_one_renews_i
     let run = Run::of(&[of(T, "in_1", "quote_accept"), of(month(T), "in_2", "subscription_threshold")]);
     let kinds: Vec<_> = run.ledger.values().map(|entry| (entry.key.as_str(), entry.kind)).collect();
     assert_eq!(kinds, [("invoice#in_1", EntryKind::Subscription), ("invoice#in_2", EntryKind::Renewal)]);
+    let shown = shows(T, "active", &[item("si_1", "price_pro", T, month(T))]);
+    let run = Run::of(&[shown, of(T, "in_1", "quote_accept")]);
+    assert_eq!(
+        run.ledger[&crate::ledger::LedgerKey::from_text("invoice#in_1")].kind,
+        EntryKind::Subscription
+    );
 }
 
 /// The next period is billed before the invoice of the running one arrives.

@@ -848,3 +848,16 @@ fn what_is_carried_over_comes_from_the_plan_that_was_in_force_at_the_end_of_the_
     ];
     check_life("half of the upgrade", &given, "business 30000 | carried:si_1=10000 si_1=20000");
 }
+
+/// The older period is kept, because its credits may be carried over. Its invoice arrives after the renewal.
+#[test]
+fn the_invoice_of_a_period_that_is_over_is_superseded_also_if_its_credits_are_carried_over() {
+    let next = month(T);
+    let run = Run::of(&[
+        HALF,
+        bill(next + 1, "in_2", "subscription_cycle", &[line("si_1", "price_pro", 2000, next, month(next))]),
+        bill(T + 1, "in_1", "subscription_create", &[line("si_1", "price_pro", 2000, T, next)]),
+    ]);
+    assert_eq!(end(&run), "pro until day 60 7000 | carried:si_1=2000 si_1=5000", "{}", run.summary());
+    assert!(run.summary().contains("invoice#in_1 +0 superseded"), "{}", run.summary());
+}
