@@ -357,6 +357,7 @@ impl Account {
         let entry = NewEntry { shortfall, note, from, ..NewEntry::new(key, EntryKind::Spend, amount) };
         let entries = self.entries(&mut due.state, &spent, vec![entry], &due.entries, cause, now);
         due.entries.extend(entries);
+        due.state.due_at = spent.next;
         due
     }
 

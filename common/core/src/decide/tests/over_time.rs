@@ -10,6 +10,7 @@ use super::shapes::{
     shows_with, tie, times,
 };
 use super::{MONTH, Run, Step, dispute, pack, patched, refunded};
+use crate::credits::Credits;
 use crate::ledger::LedgerKey;
 use crate::timestamp::Timestamp;
 
@@ -860,4 +861,53 @@ fn the_invoice_of_a_period_that_is_over_is_superseded_also_if_its_credits_are_ca
     ]);
     assert_eq!(end(&run), "pro until day 60 7000 | carried:si_1=2000 si_1=5000", "{}", run.summary());
     assert!(run.summary().contains("invoice#in_1 +0 superseded"), "{}", run.summary());
+}
+
+#[test]
+fn the_end_of_credits_is_booked_once_and_only_if_some_are_left() {
+    let expiring = Step::Edit(
+        "credits = 1000\nprices = [\"price_p1000\"]",
+        "credits = 1000\nexpires_days = 10\nprices = [\"price_p1000\"]",
+    );
+    let after = |more: &[Step]| Run::of(&life(&[&[expiring.clone(), pack(T, "cs_1")], more]));
+    let due = |run: &Run| run.account.state.due_at.map(|at| at.unix() - T);
+    let (bought, spent) = (after(&[]), after(&[Step::Spend(1000)]));
+    assert_eq!((due(&bought), due(&spent)), (Some(10 * DAY), None));
+    let month = [
+        shows(T, "active", &[item("si_1", "price_pro", T, month(T))]),
+        bill(T + 1, "in_1", "subscription_create", &[line("si_1", "price_pro", 2000, T, month(T))]),
+    ];
+    assert_eq!(due(&Run::of(&month)), None, "the credits of a plan stay until the next period");
+    // The account keeps what has ended.
+    let at_end = [Step::At(T + 10 * DAY), Step::Grant(5)];
+    let keys = |run: &Run| run.ledger.keys().filter(|key| key.as_str().starts_with("expire#")).count();
+    let ended = after(&at_end);
+    assert_eq!((keys(&ended), keys(&after(&life(&[&[Step::Spend(1000)], &at_end])))), (1, 0));
+    let next = ended.account.consume(Credits::new(5), LedgerKey::consume("k"), &ended.catalog, ended.now);
+    assert_eq!(next.map(|change| change.entries.len()), Some(1), "the entry of the end need not be read");
+    let Step::Event(another) = pack(T + 11 * DAY, "cs_2") else { panic!("no event") };
+    let another = crate::event::read(another.to_string().as_bytes()).unwrap();
+    let later = Timestamp::from_unix(T + 12 * DAY);
+    let none = crate::decide::Payments::new();
+    let super::Outcome::Apply(applied) =
+        crate::decide::decide(&ended.account, &another, &none, &ended.catalog, later)
+    else {
+        panic!("not applied")
+    };
+    let keys: Vec<_> = applied.change.entries.iter().map(|entry| entry.key.as_str()).collect();
+    assert_eq!(keys, ["session#cs_2"], "nor for another pack");
+}
+
+/// A month of free credits begins in the second in which the paid period ends, or while a subscription of
+/// before the policy runs.
+#[test]
+fn a_free_refill_is_due_as_a_period_ends_and_not_while_a_subscription_runs() {
+    let free = Step::Edit("[policy]\n", "[policy]\nfree_credits = 100\nfree_refill = \"month\"\n");
+    let next = months(1);
+    let paid = bill(T + 1, "in_1", "subscription_create", &[line("si_1", "price_pro", 2000, T, next)]);
+    let run = Run::of(&[free.clone(), Step::At(T), Step::Signup, paid, Step::At(next + 1), Step::Grant(1)]);
+    assert_eq!(end(&run), "free 5101 | grant=1 si_1=5000 signup=100", "{}", run.summary());
+    let active = shows(T, "active", &[item("si_1", "price_pro", T, next)]);
+    let run = Run::of(&[Step::At(T), Step::Signup, active, free, Step::At(next + 1), Step::Grant(1)]);
+    assert_eq!(end(&run), "pro 501 | grant=1 signup=500", "{}", run.summary());
 }
