@@ -290,6 +290,8 @@ mod tests {
             }
         }
         assert_eq!(JobMessage::from_text("order_paid#user_1"), None);
+        let of_user = JobMessage::of_user(JobKind::Provision, &UserId::new("a#b").unwrap());
+        assert_eq!(JobMessage::from_text("provision#a#b"), Some(of_user));
     }
 
     #[test]

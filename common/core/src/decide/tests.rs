@@ -682,6 +682,8 @@ fn stripe_is_asked_only_for_what_an_event_leaves_out() {
         let Step::Event(event) = step else { panic!("{what} is no event") };
         let event = event::read(event.to_string().as_bytes()).unwrap();
         assert_eq!(super::leaves_out(&event), asks, "{what}");
+        let is_reversal = ["charge.", "refund."].iter().any(|kind| event.kind.as_str().starts_with(kind));
+        assert_eq!(super::is_reversal(&event), is_reversal, "{what}");
     }
 }
 

@@ -198,6 +198,7 @@ fn a_product_on_an_invoice_is_a_payment_and_no_pack_unless_it_has_credits() {
         let kind = run.ledger[&LedgerKey::from_text("invoice#in_9")].kind;
         (state.products.len(), state.packs.len(), state.first_paid_at.is_some(), kind)
     };
+    assert!(with_features(vec![course("cs_1")]).account.state.packs.is_empty(), "nor by a session");
     assert_eq!(seen(of("price_course", 2000)), (1, 0, true, EntryKind::Product));
     assert_eq!(seen(of("price_space", 2000)), (1, 1, true, EntryKind::AddOn));
     assert_eq!(seen(of("price_course", 0)), (1, 0, false, EntryKind::Product));

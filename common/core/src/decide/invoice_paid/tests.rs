@@ -262,3 +262,24 @@ fn a_payment_is_confirmed_by_a_paid_line_of_the_catalog_above_zero() {
     assert!(confirmed(2000, 2000), "a period");
     assert!(confirmed(0, 2000), "a period at a discount of all");
 }
+
+/// The ledger shows what an invoice was for.
+#[test]
+fn the_kind_of_an_entry_follows_from_the_lines_and_the_reason() {
+    use crate::ledger::{EntryKind, LedgerKey};
+    let zero = || patched(line("price_pro", 1, P1), &json!({"amount": 0}));
+    let free = || patched(zero(), &json!({"price": {"id": "price_free", "unit_amount": 0}, "pricing": null}));
+    for (what, reason, line, kind) in [
+        ("a first period", "subscription_create", line("price_pro", 1, P1), EntryKind::Subscription),
+        ("a renewal", "subscription_cycle", line("price_pro", 1, P1), EntryKind::Renewal),
+        ("a trial", "subscription_create", zero(), EntryKind::NoGrant),
+        ("a renewal at a discount of all", "subscription_cycle", zero(), EntryKind::Renewal),
+        ("a free plan", "subscription_create", free(), EntryKind::Subscription),
+        ("a period of a change", "subscription_update", line("price_pro", 1, P1), EntryKind::PlanChange),
+        ("only a proration", "manual", proration("price_pro", 500), EntryKind::PlanChange),
+        ("a period by hand", "manual", line("price_pro", 1, P1), EntryKind::Subscription),
+    ] {
+        let run = Run::of(&[invoice("paid", P1, "in_1", reason, &[line], json!({}))]);
+        assert_eq!(run.ledger[&LedgerKey::from_text("invoice#in_1")].kind, kind, "{what}");
+    }
+}

@@ -89,6 +89,11 @@ fn a_refill_says_how_many_before_it_were_skipped() {
         .map(|entry| entry.skipped)
         .collect();
     assert_eq!(skipped, [0, 1], "months 2 and 4 are booked");
+    for entry in run.ledger.values() {
+        let stored = serde_json::to_value(entry).unwrap();
+        assert_eq!(stored.get("skipped").is_some(), entry.skipped > 0, "{stored}");
+        assert_eq!(&serde_json::from_value::<crate::ledger::Entry>(stored).unwrap(), entry);
+    }
 }
 
 #[test]

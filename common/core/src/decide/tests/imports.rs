@@ -313,6 +313,7 @@ fn a_spend_of_carried_credits_counts_by_the_time_at_which_they_were_carried_over
     for (what, as_of, expect) in [
         ("carried over before the balance", T2 + 5 * DAY, "pro 1000 | opening=1000 si_1=0"),
         ("carried over later", T + 5 * DAY, "pro 3000 | carried:si_1=1000 opening=2000 si_1=0"),
+        ("carried over in its second", T2, "pro 3000 | carried:si_1=1000 opening=2000 si_1=0"),
     ] {
         let run = Run::of(&[&given[..], &[import(as_of, 7000)]].concat());
         assert_eq!(end(&run), expect, "{what}: {}", run.summary());
@@ -623,6 +624,7 @@ fn a_grant_that_comes_back_counts_from_the_time_at_which_it_was_given() {
 #[test]
 fn what_is_bought_or_granted_in_the_second_of_the_balance_comes_on_top_of_it() {
     let at = T + 5 * DAY;
+    let free = || Step::Edit("[policy]\n", "[policy]\nfree_credits = 100\nfree_refill = \"month\"\n");
     for (second, more) in [(at - 1, 0), (at, 1000), (at + 1, 1000)] {
         let run = Run::of(&[pack(second, "cs_1"), Step::At(at + DAY), import(at, 300)]);
         assert_eq!(run.balance().get(), 300 + more, "a pack at {}: {}", second - at, run.summary());
@@ -631,9 +633,16 @@ fn what_is_bought_or_granted_in_the_second_of_the_balance_comes_on_top_of_it() {
         let run = Run::of(&[Step::At(second), Step::Grant(50), Step::At(at + DAY), import(at, 300)]);
         assert_eq!(run.balance().get(), 300 + more, "a grant at {}: {}", second - at, run.summary());
     }
-    // The first month after the signup begins on day 31.
-    let free = Step::Edit("[policy]\n", "[policy]\nfree_credits = 100\nfree_refill = \"month\"\n");
-    let signup = [free, Step::At(T), Step::Signup, Step::At(T + 40 * DAY)];
+    // A spend since then is taken from what comes on top of the balance. The first month after the signup
+    // begins on day 31.
+    for (given, as_of, more) in
+        [(vec![pack(at, "cs_1")], at, 1000), (vec![free(), Step::At(T), Step::Signup], T + 31 * DAY, 100)]
+    {
+        let spent = [Step::At(as_of + DAY), Step::Spend(20), import(as_of, 300)];
+        let run = Run::of(&[&given[..], &spent].concat());
+        assert_eq!(run.balance().get(), 300 + more - 20, "{}", run.summary());
+    }
+    let signup = [free(), Step::At(T), Step::Signup, Step::At(T + 40 * DAY)];
     for (as_of, more) in [(T + 31 * DAY, 100), (T + 31 * DAY + 1, 0)] {
         let run = Run::of(&[&signup[..], &[import(as_of, 300)]].concat());
         assert_eq!(run.balance().get(), 300 + more, "a free refill: {}", run.summary());
@@ -718,4 +727,15 @@ fn a_spend_of_signup_credits_beside_the_balance_comes_back() {
         let run = Run::of(&[&given[..], &[Step::GiveBack(0, 100)]].concat());
         assert_eq!(run.balance().get(), back, "{}", run.summary());
     }
+}
+
+#[test]
+fn a_joined_pack_of_before_the_balance_is_listed_with_what_it_granted() {
+    let packs = (0..25).map(|number| pack(T + number * DAY, &format!("cs_{number}")));
+    let later = [Step::At(T + 50 * DAY), import(T + 2 * DAY, 300)];
+    let run = Run::of(&[vec![Step::KeepAddons], packs.collect(), later.to_vec()].concat());
+    let buckets = run.account.state.buckets(&run.catalog.policy, run.now);
+    let packs = buckets.lots.iter().filter(|one| matches!(one.lot, crate::account::Lot::Pack(_)));
+    let listed: Vec<_> = packs.map(|one| (one.granted.get(), one.left.get())).take(2).collect();
+    assert_eq!(listed, [(2000, 0), (1000, 1000)], "{}", run.summary());
 }

@@ -1032,6 +1032,10 @@ fn openings_of_plans_reset_packs_and_those_of_seats_do_not() {
         bill(next + 9, "in_2", "subscription_cycle", &[line("si_1", "price_pro", 2000, next, month(next))]);
     let at_start = [opened(), vec![pack(next, "cs_1"), renewal.clone()]].concat();
     check_life("bought at the start", &at_start, "pro 6000 | pack=1000 si_1=5000");
+    let free = line("si_1", "price_pro", 0, next, month(next));
+    let free = bill(next + 9, "in_2", "subscription_cycle", &[free]);
+    let at_start = [opened(), vec![pack(next, "cs_1"), free]].concat();
+    check_life("of a period at a discount of all", &at_start, "pro 6000 | pack=1000 si_1=5000");
     let before = Run::of(&[opened(), vec![bought(), renewal]].concat());
     assert_eq!(before.balance().get(), 5000, "bought before the start");
     let of_seats = vec![
@@ -1148,6 +1152,18 @@ fn a_line_without_an_items_id_belongs_to_the_only_item_or_to_that_of_its_plan() 
         ),
     ];
     check_life("the item of its plan", &two, "pro 5300 | si_1=5000 si_2=300");
+    let other_price = [
+        shows(
+            T,
+            "active",
+            &[item("si_1", "price_boost", T, month(T)), item("si_2", "price_pro_year", T, month(T))],
+        ),
+        bill(T + 1, "in_1", "subscription_create", &[bare(line("si_2", "price_pro", 2000, T, month(T)))]),
+    ];
+    for steps in [other_price.to_vec(), other_price.iter().rev().cloned().collect()] {
+        let run = Run::of(&steps);
+        assert_eq!(end(&run), "pro 5000 | si_2=5000", "another price of the plan: {}", run.summary());
+    }
 }
 
 #[test]
