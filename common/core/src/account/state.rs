@@ -691,7 +691,7 @@ impl State {
             let then = View { refunded: &refunded, ..*view };
             let is_shown = |id: &ItemId, item: &Item| {
                 let newer =
-                    |shown: &Snapshot| shown.item(id).is_some() || item.billed_at > Some(shown.created);
+                    |shown: &Snapshot| shown.item(id).is_some() || item.billed_at >= Some(shown.created);
                 one.snapshot.as_ref().is_none_or(newer)
             };
             let is_back = |item: &Item| {

@@ -636,6 +636,17 @@ fn an_item_that_an_invoice_of_the_same_second_names_is_not_removed() {
     };
     check_life("in the same second", &without(given(at)), "pro 5300 | si_1=5000 si_2=300");
     check_life("a second later", &without(given(at + 1)), "pro 5000 | si_1=5000 si_2=0");
+    let business = |at: i64| line("si_2", "price_business", 9000, at, month(T));
+    let tier = |shown: i64| {
+        let run = Run::of(&[
+            shows(T, "active", &[plan(T)]),
+            bill(T + 1, "in_1", "subscription_create", &[line("si_1", "price_pro", 2000, T, month(T))]),
+            shows(shown, "active", &[plan(T)]),
+            bill(at, "in_2", "subscription_update", &[business(at)]),
+        ]);
+        run.account.state.access(&run.catalog, Timestamp::from_unix(at + 9)).tier
+    };
+    assert_eq!([at, at + 1].map(tier), ["business", "pro"], "its plan gives access");
 }
 
 #[test]

@@ -911,3 +911,23 @@ fn a_free_refill_is_due_as_a_period_ends_and_not_while_a_subscription_runs() {
     let run = Run::of(&[Step::At(T), Step::Signup, active, free, Step::At(next + 1), Step::Grant(1)]);
     assert_eq!(end(&run), "pro 501 | grant=1 signup=500", "{}", run.summary());
 }
+
+/// The payment of one item is refunded. The invoice of the other has the second of the newest snapshot, which
+/// does not show it.
+#[test]
+fn a_subscription_is_refunded_only_if_the_items_that_only_invoices_show_are() {
+    let policy = "[policy]\nfree_credits = 100\nfree_refill = \"month\"\nrefunded_access = \"end\"\n";
+    let run = Run::of(&[
+        Step::Edit("[policy]\n", policy),
+        Step::At(T),
+        Step::Signup,
+        shows(T + DAY, "active", &[year("price_pro_year")]),
+        bill(T + 1, "in_1", "subscription_create", &[line("si_1", "price_pro_year", 9000, T, T + YEAR)]),
+        bill(T + DAY, "in_2", "manual", &[line("si_2", "price_business", 9000, T + DAY, T + YEAR)]),
+        tie(T + 1, "in_1"),
+        refunded(T + 2 * DAY, "pi_in_1", 9000),
+        Step::At(months(1) + 1),
+        Step::Grant(1),
+    ]);
+    assert_eq!(end(&run), "business until day 365 20001 | grant=1 si_1=0 si_2=20000", "{}", run.summary());
+}
