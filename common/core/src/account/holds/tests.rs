@@ -478,3 +478,27 @@ fn credits_of_a_free_refill_return_to_it_alone() {
         assert!(run.account.state.grants.is_empty(), "{}", run.summary());
     }
 }
+
+/// A yearly item becomes monthly within its period, and half of that is paid. The other item goes on.
+#[test]
+fn credits_of_a_period_that_was_cut_short_do_not_return_while_another_item_runs() {
+    use crate::decide::tests::shapes::{DAY, T, YEAR, bill_with, flagged, item, line, month, shows};
+    let (at, boost) = (T + 10 * DAY, item("si_2", "price_boost", T, T + YEAR));
+    let patch = |paid: i64| json!({"amount_paid": paid});
+    let first =
+        [line("si_1", "price_pro_year", 20_000, T, T + YEAR), line("si_2", "price_boost", 100, T, T + YEAR)];
+    let second = [
+        flagged("si_1", "price_pro_year", -1000, at, T + YEAR),
+        line("si_1", "price_pro", 2000, at, month(at)),
+    ];
+    let given = [
+        shows(T, "active", &[item("si_1", "price_pro_year", T, T + YEAR), boost.clone()]),
+        bill_with(T + 1, "in_1", "subscription_create", &first, patch(20_100)),
+        Step::Spend(4000),
+        shows(at, "active", &[item("si_1", "price_pro", at, month(at)), boost]),
+        bill_with(at + 1, "in_2", "subscription_update", &second, patch(500)),
+    ];
+    assert_eq!(Run::of(&given).balance().get(), 3300);
+    let back = Run::of(&[&given[..], &[Step::GiveBack(0, 1000)]].concat());
+    assert_eq!(back.balance().get(), 3300, "{}", back.summary());
+}
