@@ -438,6 +438,8 @@ fn of_two_states_of_one_second_the_later_status_in_its_life_counts() {
         "a repetition changes nothing"
     );
     assert_eq!(summary(&many), summary(&[&many[..], &many[..]].concat()));
+    let kept = serde_json::to_value(summary(&many)).unwrap();
+    assert_eq!(kept["rivals"].as_array().map(Vec::len), Some(7), "eight of one second are kept");
     // The digest is stored, so later versions must compute the same one.
     assert_eq!(super::snapshot::digest("x"), 0x2d711642);
 }

@@ -847,6 +847,12 @@ fn an_outcome_has_the_effect_links_payments_and_order_of_an_event() {
             "price_not_in_catalog |  | pi_in_2=invoice#in_2 | -",
         ),
         (
+            "a subscription to a price that has left the catalog",
+            vec![bought(), Step::Edit("\"price_pro\", ", "")],
+            sub("created", P1, json!({})),
+            "price_not_in_catalog |  |  | -",
+        ),
+        (
             "the zero line of a trial",
             vec![],
             invoice("paid", P1, "in_1", "subscription_create", &[trial_line], json!({})),

@@ -141,8 +141,11 @@ fn a_feature_ends_with_what_gives_it() {
     assert_eq!(seen(&run, end - 1), "true by plan pro, false by default, 10 by plan pro");
     assert_eq!(seen(&run, end), "false by default, false by default, 1 by default");
     // Of two that give the same, the later end counts.
-    let gift = Step::Complimentary { plan: "pro", until: Some(end + 5), credits: 0 };
-    assert_eq!(until(&with_features(vec![sub("created", P1, cancels), gift]), "sso"), Some(end + 5));
+    let gift = |until: i64| Step::Complimentary { plan: "pro", until: Some(until), credits: 0 };
+    for (gift_ends, ends) in [(end + 5, end + 5), (end - 5, end)] {
+        let run = with_features(vec![sub("created", P1, cancels.clone()), gift(gift_ends)]);
+        assert_eq!(until(&run, "sso"), Some(ends));
+    }
 }
 
 #[test]
@@ -514,4 +517,11 @@ fn one_subscription_sells_several_products_and_its_invoice_names_their_payment_a
         .map(|product| (product.name.as_str(), product.payment.as_deref()))
         .collect();
     assert_eq!(bought, [("course", Some("pi_1")), ("space", Some("pi_1"))], "{}", run.summary());
+    // In a trial no invoice is known.
+    let two = items(&[("price_course", 1), ("price_space", 1)], P1);
+    let trial = with_features(vec![sub("created", P1, json!({"status": "trialing", "items": two}))]);
+    let listed: Vec<_> = products(&trial).into_iter().map(|one| (one.name, one.price)).collect();
+    let price = |id: &str| Some(PriceId::new(id).unwrap());
+    let expect = [("course", price("price_course")), ("space", price("price_space"))];
+    assert_eq!(listed, expect.map(|(name, price)| (name.to_owned(), price)));
 }

@@ -52,13 +52,21 @@ fn each_list_is_kept_up_to_its_maximum() {
     let run = Run::of(&steps);
     let state = serde_json::to_value(&run.account.state).unwrap();
     let length = |list: &Value| list.as_array().map_or(0, Vec::len);
-    let item = &state["subscriptions"]["sub_1"]["items"]["si_1"];
-    assert_eq!((length(&item["lines"]), length(&item["sights"])), (32, 16));
+    let one = &state["subscriptions"]["sub_1"]["items"]["si_1"];
+    assert_eq!((length(&one["lines"]), length(&one["sights"])), (32, 16));
     let older = |pack: &Value| length(&pack["older"]);
     let packs = state["packs"].as_array().unwrap();
     assert_eq!((packs.len(), packs.iter().map(older).max()), (24, Some(20)));
     let is_empty = |part: &Value| part["left"] == 0;
     assert!(!packs.iter().flat_map(|pack| pack["older"].as_array()).flatten().any(is_empty));
+    // A subscription that stays overdue goes on to further periods.
+    let overdue = (0..40).map(|number| {
+        let start = T + number * 30 * DAY;
+        shows(start, "past_due", &[item("si_1", "price_pro", start, month(start))])
+    });
+    let run = Run::of(&overdue.collect::<Vec<_>>());
+    let late = serde_json::to_value(&run.account.state.subscriptions["sub_1"].items["si_1"]).unwrap();
+    assert_eq!((length(&late["overdue"]), &late["overdue"][0][0]), (16, &json!(T)), "the first one stays");
     // Spent packs are kept so that their credits can be given back.
     let packs = (0..20).map(|number| pack(T + number, &format!("cs_{number}"))).collect::<Vec<_>>();
     let spent = Run::of(&[packs, vec![Step::Spend(19_500), Step::Grant(1)]].concat());

@@ -1092,6 +1092,10 @@ fn the_fifty_first_item_parks() {
     let lines: Vec<Value> =
         (0..51).map(|n| line(&format!("si_{n}"), "price_team", 100, T, month(T))).collect();
     assert_eq!(parked(&[bill(T, "in_1", "subscription_cycle", &lines)]), ["too_many_items"]);
+    assert_eq!(parked(&[bill(T, "in_1", "subscription_cycle", &lines[..50])]), Vec::<&str>::new());
+    // A price that the catalog does not have is no reason to park if nothing is charged for it.
+    let free = line("si_1", "price_metered", 0, T, month(T));
+    assert_eq!(parked(&[bill(T, "in_1", "subscription_cycle", &[free])]), Vec::<&str>::new());
 }
 
 #[test]

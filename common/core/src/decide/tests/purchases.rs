@@ -143,6 +143,8 @@ fn a_pack_for_nothing_is_no_payment() {
     let seen = |run: Run| (run.balance().get(), run.account.state.first_paid_at.is_some());
     assert_eq!(seen(of(2000)), (1000, true));
     assert_eq!(seen(of(0)), (1000, false));
+    let billed = |amount: i64| Run::of(&[manual(P1, "in_1", &[once("price_p1000", amount)])]);
+    assert_eq!([2000, 0].map(billed).map(seen), [(1000, true), (1000, false)]);
 }
 
 #[test]
