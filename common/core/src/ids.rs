@@ -256,6 +256,9 @@ mod tests {
         assert!(SubscriptionId::new("su_00000000000000").is_ok());
         assert!(CustomerId::new("user_42-merchant.ann+b@example.com").is_ok());
         assert!(CustomerId::new("cus_\n").is_err());
+        for text in ["in_1 ", "in_1/2", "in_1#2", "in_ü", "in_1\n"] {
+            assert!(InvoiceId::new(text).is_err(), "{text:?}");
+        }
     }
 
     #[test]

@@ -290,6 +290,8 @@ mod tests {
             }
         }
         assert_eq!(JobMessage::from_text("order_paid#user_1"), None);
+        let of_user = JobMessage::of_user(JobKind::Provision, &UserId::new("a#b").unwrap());
+        assert_eq!(JobMessage::from_text("provision#a#b"), Some(of_user));
     }
 
     #[test]
@@ -300,6 +302,16 @@ mod tests {
         assert_eq!(all, [JobKind::OrderPaid, JobKind::OrderRefunded]);
         assert!(JobKind::RefundApplied.is_notice_of_event() && !JobKind::OrderPaid.is_notice_of_event());
         assert!(!JobKind::Account.is_notice_of_event());
+    }
+
+    #[test]
+    fn a_job_names_the_session_that_caused_it() {
+        let user = UserId::new("user_1").unwrap();
+        let job = JobMessage::of_user(JobKind::Provision, &user);
+        let session = "cs_1".parse().unwrap();
+        let caused = serde_json::to_value(job.clone().caused_by(Some(&session))).unwrap();
+        assert_eq!(caused["checkout_session_id"], "cs_1");
+        assert_eq!(job.clone().caused_by(None), job);
     }
 
     /// The app stores the id: it must stay the same from version to version.

@@ -234,9 +234,9 @@ impl State {
             }
             all.push(PlanAccess { plan: terms.plan, until, by: Some((id.clone(), shown.id.clone())), why });
         }
-        // Items that the snapshot does not have, because an invoice is newer than the snapshot.
+        // Items that the snapshot does not have. One was removed only if the snapshot is newer than its invoice.
         for (item_id, item) in &subscription.items {
-            let newer = item.billed_at > Some(snapshot.created) && snapshot.item(item_id).is_none();
+            let newer = item.billed_at >= Some(snapshot.created) && snapshot.item(item_id).is_none();
             let period = item.periods(view).pop().filter(|_| newer && !snapshot.is_terminal());
             if let Some(period) = period.filter(|period| !is_back(item, period)) {
                 let why = format!("{} paid the period from {}", period.invoice, period.start);

@@ -113,6 +113,10 @@ mod tests {
         assert!(!recorded(Fix::Revoke(Credits::new(500)), entry, "another"));
         assert!(!recorded(Fix::Revoke(Credits::new(501)), entry, "mistake"));
         assert!(recorded(Fix::Grant(Credits::new(300), None), &granted.entries[0], "late"));
+        let whole = fix(&after, Fix::Revoke(Credits::new(300)), "d", "all of it");
+        assert!(recorded(Fix::Revoke(Credits::new(300)), &whole.entries[0], "all of it"));
+        let none = fix(&after, Fix::Revoke(Credits::ZERO), "e", "a note");
+        assert!(recorded(Fix::Revoke(Credits::ZERO), &none.entries[0], "a note"));
         // Without credits to take, the entry changes nothing and still records the revocation.
         let nothing = fix(&after.after(&taken), Fix::Revoke(Credits::new(5)), "c", "again");
         assert_eq!(nothing.entries[0].delta, 0);

@@ -163,8 +163,8 @@ impl State {
             grant.left = grant.left.plus(credits);
             // A grant that was empty came back with the first credits alone.
             grant.granted = grant.granted.max(grant.left);
-        } else if lot.is_grant() && taken.until.is_none_or(|until| until > now) {
-            // A grant that is empty is dropped.
+        } else if lot.is_grant() {
+            // A grant that is empty or has ended is dropped.
             let since = taken.since.unwrap_or(now);
             let place = self.grants.partition_point(|grant| grant.since <= since);
             self.grants.insert(place, Grant::new(lot.clone(), credits, since, taken.until));
@@ -314,10 +314,7 @@ impl Account {
         };
         let not_taken = of_part(spend.shortfall);
         for taken in spend.from.iter().rev() {
-            let part = of_part(taken.credits);
-            if part > Credits::ZERO {
-                due.state.return_to(taken, part, &buckets, spend.created, now);
-            }
+            due.state.return_to(taken, of_part(taken.credits), &buckets, spend.created, now);
         }
         due.state.settle(policy, now);
         let after = due.state.buckets(policy, now);
@@ -357,6 +354,7 @@ impl Account {
         let entry = NewEntry { shortfall, note, from, ..NewEntry::new(key, EntryKind::Spend, amount) };
         let entries = self.entries(&mut due.state, &spent, vec![entry], &due.entries, cause, now);
         due.entries.extend(entries);
+        due.state.due_at = spent.next;
         due
     }
 

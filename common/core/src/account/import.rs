@@ -21,7 +21,7 @@ use super::item::{RunningSlice, View};
 use super::lots::Complimentary;
 use super::opening::{Import, RunningItem};
 use super::state::State;
-use super::subscription::{PROVISIONAL, Subscription};
+use super::subscription::PROVISIONAL;
 use super::{Conflict, NewEntry};
 use crate::catalog::{Policy, Trials};
 use crate::credits::Credits;
@@ -225,7 +225,6 @@ impl State {
         self.packs = packs;
         self.lifetimes.iter_mut().for_each(|purchase| purchase.drop_before(as_of, |_| Credits::ZERO));
         self.grants.iter_mut().for_each(|grant| grant.drop_before(as_of));
-        self.grants.retain(|grant| grant.left > Credits::ZERO);
     }
 
     /// Computes which items ran at the time of the import, and their shares of it.
@@ -255,7 +254,6 @@ impl State {
         };
         let was_adopted = |one: &RunningItem| {
             one.item.as_str().starts_with(PROVISIONAL)
-                && self.subscriptions.get(&one.subscription).is_some_and(|now| !has_item(now, &one.item))
                 && slices.iter().any(|(id, ..)| *id == one.subscription)
         };
         import.running = known.into_iter().filter(|one| !is_known(one) && !was_adopted(one)).collect();
@@ -313,8 +311,4 @@ impl State {
             entry.note = Some(Note::Imported);
         }
     }
-}
-
-fn has_item(subscription: &Subscription, item: &ItemId) -> bool {
-    subscription.items.contains_key(item)
 }

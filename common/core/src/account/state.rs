@@ -710,7 +710,7 @@ impl State {
             let then = View { refunded: &refunded, ..*view };
             let is_shown = |id: &ItemId, item: &Item| {
                 let newer =
-                    |shown: &Snapshot| shown.item(id).is_some() || item.billed_at > Some(shown.created);
+                    |shown: &Snapshot| shown.item(id).is_some() || item.billed_at >= Some(shown.created);
                 one.snapshot.as_ref().is_none_or(newer)
             };
             let is_back = |item: &Item| {
@@ -1185,7 +1185,7 @@ fn derived(items: &BTreeMap<(SubscriptionId, ItemId), Bucket>) -> BTreeMap<Ledge
 fn months_since(since: Timestamp, now: Timestamp) -> u32 {
     let days = now.seconds_since(since).max(0) / 86_400;
     // A month has 28 to 31 days.
-    let most = u32::try_from(days / 28).unwrap_or(0).min(24_000) + 1;
+    let most = u32::try_from(days / 28).unwrap_or(0).min(24_000);
     let least = u32::try_from(days / 31).unwrap_or(0).min(24_000).saturating_sub(1);
     (least..=most).rev().find(|months| since.plus_months(*months) <= now).unwrap_or(0)
 }

@@ -9,8 +9,8 @@ use super::{Account, Cause, Fact};
 use crate::catalog::Catalog;
 use crate::credits::Credits;
 use crate::decide::tests::{
-    MONTH, P1, P2, Run, Step, changed, check, invoice, items, line, pack, paid, patched, refund, refunded,
-    session, sub, updated,
+    MONTH, P1, P2, Run, Step, changed, check, invoice, items, line, pack, paid, patched, proration, refund,
+    refunded, session, sub, updated,
 };
 use crate::ids::UserId;
 use crate::ledger::{EntryKind, LedgerKey};
@@ -223,6 +223,14 @@ fn an_account_is_read_back_unchanged_and_absent_values_are_not_stored() {
         changed(P1 + 70, ("price_business", 1), ("price_pro", 1), P1),
         changed(P2 + 60, ("price_pro", 1), ("price_team", 2), P2),
         refunded(P1 + 90, "pi_in_1", 500),
+        invoice(
+            "paid",
+            P1 + 500,
+            "in_2",
+            "subscription_update",
+            &[proration("price_pro", -700), line("price_business", 1, P1 + 500)],
+            json!({}),
+        ),
         Step::Spend(70),
     ]);
     let run = Run::of(&steps);
@@ -263,7 +271,7 @@ fn an_account_is_read_back_unchanged_and_absent_values_are_not_stored() {
             .state;
     // A customer that was not deleted is `null`.
     let plain = serde_json::to_string(&plain).unwrap().replace("\"cus_1\":null", "");
-    for absent in ["spent", "refund", "false", "[]", "quantity", "null"] {
+    for absent in ["spent", "refund", "false", "[]", "quantity", "null", "credited"] {
         assert!(!plain.contains(absent), "{absent}: {plain}");
     }
 }
@@ -385,6 +393,8 @@ fn a_refund_of_the_second_payment_of_a_period_takes_nothing() {
             assert_eq!(run.balance().get(), left, "{invoice}: {}", run.summary());
         }
     }
+    let summary = Run::of(&[early, late]).summary();
+    assert!(summary.ends_with("invoice#in_0 +5000, invoice#in_1 +0 superseded"), "{summary}");
 }
 
 /// The events do not say which of two states of one second is newer. The later one in the life of a
@@ -428,6 +438,8 @@ fn of_two_states_of_one_second_the_later_status_in_its_life_counts() {
         "a repetition changes nothing"
     );
     assert_eq!(summary(&many), summary(&[&many[..], &many[..]].concat()));
+    let kept = serde_json::to_value(summary(&many)).unwrap();
+    assert_eq!(kept["rivals"].as_array().map(Vec::len), Some(7), "eight of one second are kept");
     // The digest is stored, so later versions must compute the same one.
     assert_eq!(super::snapshot::digest("x"), 0x2d711642);
 }

@@ -196,6 +196,7 @@ mod tests {
         assert_eq!(found(&catalog, "price_a"), "nothing");
         let learnt = catalog.to_learn(&price("price_a", Some("pro_monthly"), Some("prod_x")), at(5)).unwrap();
         let catalog = catalog.with_learnt([learnt.clone()]);
+        assert_eq!(catalog.learnt().values().collect::<Vec<_>>(), [&learnt]);
         assert_eq!(found(&catalog, "price_a"), "plan \"pro\"");
         assert_eq!(catalog.to_learn(&price("price_a", Some("pro_monthly"), None), at(6)), None);
         let edited = |from: &str, to: &str| {
@@ -284,9 +285,17 @@ mod tests {
         assert_eq!(found(&catalog.with_learnt([learnt.clone()]), "price_t"), "plan \"team\"");
         // It stays what it was sold as when its product has left the catalog, and Stripe still shows it.
         let edited = Catalog::parse(&CATALOG.replace("[\"prod_team\"]", "[\"prod_new\"]")).unwrap();
-        let edited = edited.with_learnt([learnt]);
+        let edited = edited.with_learnt([learnt.clone()]);
         let shown = edited.offer("price_t", None, Some("prod_team"));
         assert!(matches!(shown, Ok(Some(Offer::Plan(plan))) if plan.name == "team"));
+        // The product was given to another plan, and the event shows it.
+        let moved = CATALOG.replace("stripe_products = [\"prod_team\"]\n", "");
+        let moved =
+            moved.replace("[\"pro_monthly\"]\n", "[\"pro_monthly\"]\nstripe_products = [\"prod_team\"]\n");
+        let moved = Catalog::parse(&moved).unwrap().with_learnt([learnt]);
+        let shown = moved.offer("price_t", None, Some("prod_team"));
+        assert!(matches!(shown, Ok(Some(Offer::Plan(plan))) if plan.name == "pro"), "{shown:?}");
+        assert_eq!(found(&moved, "price_t"), "plan \"team\"");
     }
 
     #[test]
@@ -302,6 +311,20 @@ mod tests {
         let edited = Catalog::parse(&text.replace("[\"two\"]", "[\"three\"]")).unwrap();
         for catalog in [catalog, edited] {
             assert_eq!(found(&catalog.with_learnt([learnt.clone()]), "price_b"), "product \"two\"");
+        }
+    }
+
+    #[test]
+    fn a_learnt_price_of_a_pack_is_found_by_its_id() {
+        let text = format!(
+            "{CATALOG}[[pack]]\nname = \"one\"\ncredits = 1\nprices = [\"price_one\"]\n[[pack]]\nname = \"two\"\n\
+            credits = 2\nlookup_keys = [\"two\"]\n"
+        );
+        let catalog = Catalog::parse(&text).unwrap();
+        let learnt = catalog.to_learn(&price("price_b", Some("two"), None), at(5)).unwrap();
+        let edited = Catalog::parse(&text.replace("[\"two\"]", "[\"three\"]")).unwrap();
+        for catalog in [catalog, edited] {
+            assert_eq!(found(&catalog.with_learnt([learnt.clone()]), "price_b"), "pack \"two\"");
         }
     }
 }

@@ -434,6 +434,8 @@ mod tests {
         check("an expired session never counts as paid", vec![later("expired", "paid")], "free 0 |  | ");
         let run = Run::of(&[unpaid(), later("async_payment_failed", "unpaid")]);
         assert!(run.account.state.payment_failed_at.is_some() && run.account.state.first_paid_at.is_none());
+        let waits = Run::of(&[unpaid(), later("expired", "unpaid")]);
+        assert_eq!(waits.account.state.payment_failed_at, None, "a payment that is awaited has not failed");
     }
 
     #[test]
@@ -485,6 +487,9 @@ mod tests {
             (order.customer_email.as_deref(), order.upgraded_from.as_deref()),
             (Some("a@example.com"), Some("cs_0"))
         );
+        let order = session("completed", 50, "cs_1", json!({"mode": "dfy", "plan": "starter"}), json!({}));
+        let run = Run::of(&[Step::Edit("revisions = 2, deadline_days = 3", "revisions = 2"), order]);
+        assert_eq!(run.orders[0].deadline, None, "the plan has no deadline");
     }
 
     #[test]

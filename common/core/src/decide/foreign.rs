@@ -89,6 +89,8 @@ mod tests {
             ("metadata = { app = \"b\" }", invoice(json!([other])), true),
             ("metadata = { app = \"b\" }", invoice(json!([pro])), false),
             ("metadata = { app = \"c\" }", invoice(json!([other])), false),
+            ("metadata = { app = \"c\" }", invoice(json!([])), false),
+            ("metadata = { app = \"c\" }", invoice(json!([{"metadata": {"app": "c"}}])), true),
             ("account = \"acct_1\"", json!({"account": "acct_1", "data": {"object": {}}}), true),
             ("context = \"a/b\"", json!({"context": "a/b", "data": {"object": {}}}), true),
             ("context = \"a/b\"", json!({"context": "a/c", "data": {"object": {}}}), false),

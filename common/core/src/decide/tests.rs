@@ -682,6 +682,8 @@ fn stripe_is_asked_only_for_what_an_event_leaves_out() {
         let Step::Event(event) = step else { panic!("{what} is no event") };
         let event = event::read(event.to_string().as_bytes()).unwrap();
         assert_eq!(super::leaves_out(&event), asks, "{what}");
+        let is_reversal = ["charge.", "refund."].iter().any(|kind| event.kind.as_str().starts_with(kind));
+        assert_eq!(super::is_reversal(&event), is_reversal, "{what}");
     }
 }
 
@@ -748,6 +750,16 @@ fn an_outcome_has_the_effect_links_payments_and_order_of_an_event() {
         invoice("paid", P1, "in_1", "subscription_create", &[line("price_pro", 1, P1)], payments)
     };
     let of_charge = by(json!({"payments": null, "charge": "ch_1"}));
+    let pack_by_invoice = || {
+        let patch = json!({"parent": {"subscription_details": null}, "payments": null,
+            "payment_intent": "pi_cs_1", "metadata": {"user_id": "user_1"}});
+        invoice("paid", P1 + 5, "in_1", "manual", &[shapes::once("price_p1000", 2000)], patch)
+    };
+    let trial_line = patched(line("price_pro", 1, P1), &json!({"amount": 0}));
+    // https://docs.stripe.com/api/invoice-payment/object: `payment.type` may be `payment_record`.
+    let record = json!({"id": "inpay_1", "object": "invoice_payment", "invoice": "in_1", "status": "paid",
+        "payment": {"type": "payment_record", "payment_record": "pr_1"}});
+    let by_record = event("invoice_payment.paid", P1 + 9, &record, None);
     let deleted =
         event("customer.deleted", P1, &json!({"id": "cus_9", "metadata": {"user_id": "user_1"}}), None);
     let charge = |patch: Value| {
@@ -827,6 +839,37 @@ fn an_outcome_has_the_effect_links_payments_and_order_of_an_event() {
                 json!({}),
             ),
             "nothing_yet |  | pi_in_up=invoice#in_up | -",
+        ),
+        (
+            "a session whose invoice sold the pack",
+            vec![pack_by_invoice()],
+            pack(P1, "cs_1"),
+            "quantity_assumed |  | pi_cs_1=session#cs_1 | -",
+        ),
+        (
+            "a price that has left the catalog",
+            vec![bought(), Step::Edit("\"price_pro\", ", "")],
+            paid(P2, "in_2", "subscription_cycle", "price_pro", P2),
+            "price_not_in_catalog |  | pi_in_2=invoice#in_2 | -",
+        ),
+        (
+            "a subscription to a price that has left the catalog",
+            vec![bought(), Step::Edit("\"price_pro\", ", "")],
+            sub("created", P1, json!({})),
+            "price_not_in_catalog |  |  | -",
+        ),
+        (
+            "the zero line of a trial",
+            vec![],
+            invoice("paid", P1, "in_1", "subscription_create", &[trial_line], json!({})),
+            "updated | cus_1 | pi_in_1=invoice#in_1 | -",
+        ),
+        ("a payment record without a payment", vec![bought()], by_record.into(), "no_effect |  |  | -"),
+        (
+            "the invoice of a session that sold the pack",
+            vec![pack(P1, "cs_1")],
+            pack_by_invoice(),
+            "one_purchase |  |  | -",
         ),
         (
             "a refund of another customer's card",

@@ -93,6 +93,15 @@ fn a_subscription_starts_changes_ends_and_renews_once() {
     let all = notices_of(&[active(), first()], &renewed());
     let [Notice { about, data, .. }] = &all[..] else { panic!("{all:?}") };
     assert_eq!((about.as_str(), &data["invoice"]), ("in_2", &json!({"id": "in_2"})));
+    let all = notices_of(&[], &sub("created", P1, json!({"cancel_at_period_end": true})));
+    let shown = json!({
+        "id": "sub_1", "status": "active", "plan": "pro", "price": "price_pro", "quantity": 1,
+        "period_start": "1970-01-01T00:16:40Z", "period_end": "1970-01-31T00:16:40Z",
+        "cancelling": true, "cancel_at": "1970-01-31T00:16:40Z",
+    });
+    assert_eq!(all[0].data["subscription"], shown);
+    let over = [Step::At(P2 + 9)];
+    assert_eq!(kinds(&over, &first()), Vec::<&str>::new(), "an invoice of a period that is over");
 }
 
 #[test]
@@ -102,6 +111,12 @@ fn a_failed_payment_is_told_unless_its_document_was_paid() {
         invoice(kind, P1 + 9, "in_1", "subscription_cycle", &[], patch)
     };
     assert_eq!(kinds(&[active()], &billed("payment_failed")), ["payment_failed"]);
+    let all = notices_of(&[active()], &billed("payment_failed"));
+    let shown = json!({
+        "id": "in_1", "subscription": "sub_1", "amount_due": 2000, "currency": "usd", "attempt_count": 2,
+        "next_payment_attempt": null, "hosted_invoice_url": null,
+    });
+    assert_eq!(all[0].data["invoice"], shown);
     assert_eq!(kinds(&[active()], &billed("payment_action_required")), ["payment_action_required"]);
     assert_eq!(kinds(&[active(), first()], &billed("payment_failed")), Vec::<&str>::new());
     let failed = session(

@@ -121,6 +121,7 @@ mod tests {
         for (one, other) in [
             ("http://127.0.0.1:9000/webhooks/stripe", "http://localhost:9000/webhooks/stripe/"),
             ("http://[::1]:9000/webhooks/stripe", "http://127.0.0.1:9000/webhooks/stripe"),
+            ("http://[::1]/webhooks/stripe", "http://localhost:80/webhooks/stripe"),
             ("https://Example.com/webhooks/stripe", "https://example.com:443/webhooks/stripe"),
         ] {
             assert!(posts(one, other) && posts(other, one), "{one} {other}");

@@ -297,6 +297,18 @@ fn a_deactivated_price_is_a_finding_unless_another_one_is_sold_in_its_place() {
         price("price_test", json!({})),
     ];
     assert_eq!(with(both), Vec::<String>::new(), "one of two is sold");
+    // The catalog also finds the pack's prices by their product.
+    let of_product = "prices = [\"price_small\"]\nstripe_products = [\"prod_small\"]";
+    let by_product = Catalog::parse(&CATALOG.replace("prices = [\"price_small\"]", of_product)).unwrap();
+    let with_new = |product: &str| {
+        let off = json!({"active": false, "product": "prod_small"});
+        let mut prices = vec![price("price_small", off), price("price_new", json!({"product": product}))];
+        prices.extend(all_prices().into_iter().filter(|known| known["id"] != "price_small"));
+        let prices = Ok(List { objects: prices, is_complete: true, is_partial: false });
+        found(|findings| check_prices(&prices, &by_product, Some(false), findings))
+    };
+    assert_eq!(with_new("prod_small"), Vec::<String>::new());
+    assert_eq!(with_new("prod_y"), [small]);
     let without_key = "warning prices: plan pro: no price at Stripe has the lookup key pro_monthly";
     assert_eq!(with(vec![price("price_live", json!({}))]), [without_key]);
     assert_eq!(

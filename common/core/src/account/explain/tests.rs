@@ -208,6 +208,10 @@ fn credits_are_explained_by_their_buckets_and_each_bucket_by_what_filled_it() {
         "bucket si_1",
         &format!("3800 period #1 invoice#in_1: {opened}; 1200 were spent"),
     );
+    let given = [subscriber(), vec![Step::Grant(30)]].concat();
+    let summary = "5030 sum_of_buckets - fix#1: signup 0 + si_1 5000 + add-ons 0 + given by hand or for life 30; \
+        the last entry is fix#1 (+30)";
+    check("given by hand", &given, P1 + 9, "credits", summary);
     let gone = [subscriber(), vec![Step::Spend(5000)]].concat();
     check(
         "all spent",

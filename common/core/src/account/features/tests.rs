@@ -8,6 +8,7 @@ use crate::decide::tests::{
     MONTH, P1, Run, Step, dispute, invoice, items, line, pack, paid, refunded, session, sub,
 };
 use crate::ids::PriceId;
+use crate::ledger::{EntryKind, LedgerKey};
 
 const NOW: i64 = P1 + 1000;
 
@@ -140,8 +141,11 @@ fn a_feature_ends_with_what_gives_it() {
     assert_eq!(seen(&run, end - 1), "true by plan pro, false by default, 10 by plan pro");
     assert_eq!(seen(&run, end), "false by default, false by default, 1 by default");
     // Of two that give the same, the later end counts.
-    let gift = Step::Complimentary { plan: "pro", until: Some(end + 5), credits: 0 };
-    assert_eq!(until(&with_features(vec![sub("created", P1, cancels), gift]), "sso"), Some(end + 5));
+    let gift = |until: i64| Step::Complimentary { plan: "pro", until: Some(until), credits: 0 };
+    for (gift_ends, ends) in [(end + 5, end + 5), (end - 5, end)] {
+        let run = with_features(vec![sub("created", P1, cancels.clone()), gift(gift_ends)]);
+        assert_eq!(until(&run, "sso"), Some(ends));
+    }
 }
 
 #[test]
@@ -192,10 +196,32 @@ fn a_product_on_an_invoice_is_a_payment_and_no_pack_unless_it_has_credits() {
     let of = |price: &str, amount: i64| {
         with_features(vec![bill_with(P1, "in_9", "manual", &[once(price, amount)], json!({"parent": null}))])
     };
-    let seen = |run: Run| (run.account.state.packs.len(), run.account.state.first_paid_at.is_some());
-    assert_eq!(seen(of("price_course", 2000)), (0, true));
-    assert_eq!(seen(of("price_space", 2000)), (1, true));
-    assert_eq!(seen(of("price_course", 0)), (0, false));
+    let seen = |run: Run| {
+        let state = &run.account.state;
+        let kind = run.ledger[&LedgerKey::from_text("invoice#in_9")].kind;
+        (state.products.len(), state.packs.len(), state.first_paid_at.is_some(), kind)
+    };
+    assert!(with_features(vec![course("cs_1")]).account.state.packs.is_empty(), "nor by a session");
+    assert_eq!(seen(of("price_course", 2000)), (1, 0, true, EntryKind::Product));
+    assert_eq!(seen(of("price_space", 2000)), (1, 1, true, EntryKind::AddOn));
+    assert_eq!(seen(of("price_course", 0)), (1, 0, false, EntryKind::Product));
+    assert_eq!(seen(of("price_course", -500)), (0, 0, false, EntryKind::NoGrant), "a credit sells nothing");
+}
+
+/// Before 2025-03-31.basil the type of a proration of a subscription item is `invoiceitem`, and the line names
+/// the item.
+#[test]
+fn a_product_in_a_proration_of_a_subscription_is_not_sold_once() {
+    let line = json!({
+        "type": "invoiceitem", "proration": true, "amount": 500, "quantity": 1,
+        "subscription": "sub_1", "subscription_item": "si_1", "price": {"id": "price_space"},
+        "period": {"start": P1, "end": P1 + MONTH},
+    });
+    let given = || invoice("paid", P1, "in_1", "subscription_create", &[line], json!({}));
+    let run = with_features(vec![given()]);
+    let [bought] = &run.account.state.products[..] else { panic!("{:?}", run.account.state.products) };
+    assert_eq!(bought.subscription.as_ref().map(AsRef::as_ref), Some("sub_1"));
+    assert_eq!((run.balance().get(), run.account.state.packs.len()), (70, 0), "{}", run.summary());
 }
 
 #[test]
@@ -337,6 +363,8 @@ fn a_product_on_an_invoice_and_its_session_are_one_purchase() {
         json!({"product": "course"}),
         json!({"invoice": "in_9", "payment_intent": null}),
     );
+    let twice = with_features(vec![billed.clone(), billed.clone()]);
+    assert_eq!(twice.account.state.products.len(), 1, "the same event again");
     for order in orders(&[billed, sold]) {
         let run = with_features(order);
         let [bought] = &run.account.state.products[..] else { panic!("{:?}", run.account.state.products) };
@@ -466,5 +494,34 @@ fn mistakes_in_features_and_products_are_errors_with_their_line() {
         |from: &str, to: &str| Catalog::parse(&text.replacen(from, to, 1)).unwrap().features_digest();
     assert_eq!(digest("credits = 1", "credits = 2"), catalog.features_digest());
     assert_ne!(digest("projects = 1\n", "projects = 2\n"), catalog.features_digest());
+    // Accounts store it. If a new version computed another one, every account would be written again.
+    assert_eq!(catalog.features_digest().as_deref(), Some("b70aa753b9a28b6b"));
     assert_eq!(Catalog::parse(crate::decide::tests::CATALOG).unwrap().features_digest(), None);
+}
+
+#[test]
+fn one_subscription_sells_several_products_and_its_invoice_names_their_payment_also_when_it_is_read_again() {
+    let second = json!({"parent": {"subscription_item_details": {"subscription_item": "si_2"}}});
+    let lines =
+        [line("price_course", 1, P1), crate::decide::tests::patched(line("price_space", 1, P1), &second)];
+    let bill = |payments: Value| {
+        invoice("paid", P1, "in_1", "subscription_create", &lines, json!({ "payments": payments }))
+    };
+    let by = |intent: &str| json!({"data": [{"status": "paid", "payment": {"payment_intent": intent}}]});
+    let run = with_features(vec![bill(json!(null)), bill(by("pi_1"))]);
+    let bought: Vec<_> = run
+        .account
+        .state
+        .products
+        .iter()
+        .map(|product| (product.name.as_str(), product.payment.as_deref()))
+        .collect();
+    assert_eq!(bought, [("course", Some("pi_1")), ("space", Some("pi_1"))], "{}", run.summary());
+    // In a trial no invoice is known.
+    let two = items(&[("price_course", 1), ("price_space", 1)], P1);
+    let trial = with_features(vec![sub("created", P1, json!({"status": "trialing", "items": two}))]);
+    let listed: Vec<_> = products(&trial).into_iter().map(|one| (one.name, one.price)).collect();
+    let price = |id: &str| Some(PriceId::new(id).unwrap());
+    let expect = [("course", price("price_course")), ("space", price("price_space"))];
+    assert_eq!(listed, expect.map(|(name, price)| (name.to_owned(), price)));
 }

@@ -85,6 +85,16 @@ fn the_plans_line_decides_at_any_position() {
         vec![cycle(&tiers, json!({}))],
         "pro until 2593000 5000 | sub_1=5000 | invoice#in_1 +5000",
     );
+    let no_subscription = json!({"parent": {"subscription_item_details": {"subscription": null}}});
+    let of_none = invoice(
+        "paid",
+        P1,
+        "in_1",
+        "manual",
+        &[patched(line("price_pro", 1, P1), &no_subscription)],
+        json!({"parent": {"subscription_details": null}}),
+    );
+    check("an item of no subscription sells nothing for life", vec![of_none], "free 0 |  | invoice#in_1 +0");
     let unknown = [line("price_unknown", 1, P1)];
     check(
         "no known price",
@@ -180,6 +190,23 @@ fn one_invoice_with_two_amounts_is_a_conflict() {
         "a corrected catalog",
         vec![first(), other],
         "pro until 2593000 5000 | sub_1=5000 | invoice#in_1 +5000 | invoice.paid parked: conflict",
+    );
+    let seats =
+        |quantity| invoice("paid", P1, "in_1", "manual", &[line("price_team", quantity, P1)], json!({}));
+    check(
+        "other seats",
+        vec![seats(2), seats(3)],
+        "business until 2593000 2000 | sub_1=2000 | invoice#in_1 +2000 | invoice.paid parked: conflict",
+    );
+    check(
+        "a quantity, before the plan had seats",
+        vec![
+            Step::Edit("per = \"seat\"\n", ""),
+            seats(2),
+            Step::Edit("name = \"team\"\n", "name = \"team\"\nper = \"seat\"\n"),
+            seats(3),
+        ],
+        "business until 2593000 1000 | sub_1=1000 | invoice#in_1 +1000",
     );
 }
 
@@ -289,5 +316,26 @@ fn the_last_of_several_changes_in_one_second_is_the_one_that_no_line_takes_back(
             "business 4000 | sub_1=4000 | invoice#in_1 +2000, plan#si_1#1000#team#1 +0, invoice#in_2 +2000, \
              plan#si_1#1000#team#2 +0",
         );
+    }
+}
+
+/// The ledger shows what an invoice was for.
+#[test]
+fn the_kind_of_an_entry_follows_from_the_lines_and_the_reason() {
+    use crate::ledger::{EntryKind, LedgerKey};
+    let zero = || patched(line("price_pro", 1, P1), &json!({"amount": 0}));
+    let free = || patched(zero(), &json!({"price": {"id": "price_free", "unit_amount": 0}, "pricing": null}));
+    for (what, reason, line, kind) in [
+        ("a first period", "subscription_create", line("price_pro", 1, P1), EntryKind::Subscription),
+        ("a renewal", "subscription_cycle", line("price_pro", 1, P1), EntryKind::Renewal),
+        ("a trial", "subscription_create", zero(), EntryKind::NoGrant),
+        ("a renewal at a discount of all", "subscription_cycle", zero(), EntryKind::Renewal),
+        ("a free plan", "subscription_create", free(), EntryKind::Subscription),
+        ("a period of a change", "subscription_update", line("price_pro", 1, P1), EntryKind::PlanChange),
+        ("only a proration", "manual", proration("price_pro", 500), EntryKind::PlanChange),
+        ("a period by hand", "manual", line("price_pro", 1, P1), EntryKind::Subscription),
+    ] {
+        let run = Run::of(&[invoice("paid", P1, "in_1", reason, &[line], json!({}))]);
+        assert_eq!(run.ledger[&LedgerKey::from_text("invoice#in_1")].kind, kind, "{what}");
     }
 }

@@ -1,9 +1,11 @@
 //! What an item keeps although its record is bounded.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use super::shapes::{DAY, T, YEAR, bill, check_life, end, flagged, item, line, month, seats, shows, times};
-use super::{Run, Step, pack};
+use super::shapes::{
+    DAY, T, YEAR, bill, check_life, end, flagged, item, line, month, seats, shows, tie, times,
+};
+use super::{Run, Step, pack, refunded};
 
 #[test]
 fn a_paid_period_stays_open_however_many_periods_pass_without_an_invoice() {
@@ -50,11 +52,21 @@ fn each_list_is_kept_up_to_its_maximum() {
     let run = Run::of(&steps);
     let state = serde_json::to_value(&run.account.state).unwrap();
     let length = |list: &Value| list.as_array().map_or(0, Vec::len);
-    let item = &state["subscriptions"]["sub_1"]["items"]["si_1"];
-    assert_eq!((length(&item["lines"]), length(&item["sights"])), (32, 16));
+    let one = &state["subscriptions"]["sub_1"]["items"]["si_1"];
+    assert_eq!((length(&one["lines"]), length(&one["sights"])), (32, 16));
     let older = |pack: &Value| length(&pack["older"]);
     let packs = state["packs"].as_array().unwrap();
     assert_eq!((packs.len(), packs.iter().map(older).max()), (24, Some(20)));
+    let is_empty = |part: &Value| part["left"] == 0;
+    assert!(!packs.iter().flat_map(|pack| pack["older"].as_array()).flatten().any(is_empty));
+    // A subscription that stays overdue goes on to further periods.
+    let overdue = (0..40).map(|number| {
+        let start = T + number * 30 * DAY;
+        shows(start, "past_due", &[item("si_1", "price_pro", start, month(start))])
+    });
+    let run = Run::of(&overdue.collect::<Vec<_>>());
+    let late = serde_json::to_value(&run.account.state.subscriptions["sub_1"].items["si_1"]).unwrap();
+    assert_eq!((length(&late["overdue"]), &late["overdue"][0][0]), (16, &json!(T)), "the first one stays");
     // Spent packs are kept so that their credits can be given back.
     let packs = (0..20).map(|number| pack(T + number, &format!("cs_{number}"))).collect::<Vec<_>>();
     let spent = Run::of(&[packs, vec![Step::Spend(19_500), Step::Grant(1)]].concat());
@@ -75,6 +87,53 @@ fn each_list_is_kept_up_to_its_maximum() {
     let run = Run::of(&[vec![monthly, paid], pauses.collect()].concat());
     let one = serde_json::to_value(&run.account.state.subscriptions["sub_1"]).unwrap();
     assert_eq!(length(&one["phases"]), 120);
+}
+
+/// A subscription that changes its period, its items and its prices in every snapshot, and a line with a price
+/// that no snapshot shows, again and again.
+#[test]
+fn a_subscription_is_kept_small_however_often_it_changes() {
+    let by_key =
+        Step::Edit("prices = [\"price_pro\", \"price_pro_year\"]", "lookup_keys = [\"pro_monthly\"]");
+    let mut steps = vec![by_key];
+    for number in 0..40 {
+        let at = T + number * DAY;
+        let mut pro = item("si_1", &format!("price_{number}"), at, month(at));
+        pro["price"]["lookup_key"] = json!("pro_monthly");
+        let other = item(&format!("si_{}", 2 + number % 3), "price_boost", at, month(at));
+        steps.push(shows(at, "active", &[pro, other]));
+        let (known, waits) = ("price_boost", format!("price_later_{number}"));
+        let lines = [line("si_2", known, 10, at, month(at)), line("si_1", &waits, 10, at, month(at))];
+        steps.push(bill(at + 1, &format!("in_{number}"), "manual", &lines));
+    }
+    let run = Run::of(&steps);
+    let one = serde_json::to_value(&run.account.state.subscriptions["sub_1"]).unwrap();
+    let length = |list: &Value| list.as_array().map_or(0, Vec::len);
+    let seen: usize = one["sets"].as_array().unwrap().iter().map(|set| length(&set["seen"])).sum();
+    let learnt = one["learnt"].as_object().map_or(0, serde_json::Map::len);
+    let starts = length(&one["items"]["si_1"]["starts"]);
+    assert_eq!((seen, learnt, starts, length(&one["unpriced"])), (16, 32, 16, 32));
+}
+
+/// Whichever of a refund and the import is heard first.
+#[test]
+fn nothing_is_stored_for_credits_that_were_not_spent_or_came_back() {
+    let paid = [
+        shows(T, "active", &[item("si_1", "price_pro", T, month(T))]),
+        bill(T + 1, "in_1", "subscription_create", &[line("si_1", "price_pro", 2000, T, month(T))]),
+        tie(T + 1, "in_1"),
+    ];
+    let half = refunded(T + DAY, "pi_in_1", 1000);
+    let import = Step::Import { as_of: T + 5 * DAY, credits: 2500, with_signup: false, invoices: Vec::new() };
+    for more in [
+        vec![Step::Spend(100), Step::GiveBack(0, 100)],
+        vec![half.clone(), import.clone()],
+        vec![import, half],
+    ] {
+        let run = Run::of(&[paid.to_vec(), more].concat());
+        let item = serde_json::to_value(&run.account.state.subscriptions["sub_1"].items["si_1"]).unwrap();
+        assert_eq!(item.get("spent"), None, "{}", run.summary());
+    }
 }
 
 /// The period that ran at the time of the balance says what its plan was worth then.
@@ -101,4 +160,19 @@ fn after_an_import_an_item_keeps_its_period_and_the_current_one() {
     assert_eq!(starts("lines"), [T, start], "{item:#}");
     assert_eq!(starts("sights"), [T, start], "{item:#}");
     assert_eq!(starts("spent"), [T, start], "{item:#}");
+}
+
+/// The account stores pauses for plans with monthly credits and for free refills.
+#[test]
+fn pauses_are_stored_only_if_they_decide_about_credits() {
+    let state = |at: i64, status: &str| shows(at, status, &[item("si_1", "price_pro", T, month(T))]);
+    let paused = [state(T, "active"), state(T + DAY, "paused"), state(T + 2 * DAY, "active")];
+    let phases = |edit: Option<Step>| {
+        let run = Run::of(&[edit.into_iter().collect(), paused.to_vec()].concat());
+        let one = serde_json::to_value(&run.account.state.subscriptions["sub_1"]).unwrap();
+        one["phases"].as_array().map_or(0, Vec::len)
+    };
+    let free = Step::Edit("[policy]\n", "[policy]\nfree_credits = 100\nfree_refill = \"month\"\n");
+    let monthly = Step::Edit("trial_credits = 2000\n", "trial_credits = 2000\nrefill = \"month\"\n");
+    assert_eq!([None, Some(free), Some(monthly)].map(phases), [0, 3, 3]);
 }

@@ -7,6 +7,7 @@ use super::shapes::{
     times,
 };
 use super::{MONTH, Run, Step, pack, patched, refunded, updated};
+use crate::ledger::LedgerKey;
 
 const ON_PAYMENT: Step = Step::Edit("[policy]\n", "[policy]\nplan_change = \"on_payment\"\n");
 const EACH_TRIAL: Step = Step::Edit("[policy]\n", "[policy]\ntrials = \"each\"\n");
@@ -44,6 +45,9 @@ const BUSINESS: (&str, i64) = ("price_business", 9000);
 fn another_price_of_the_same_plan_changes_nothing() {
     let given = [opened("price_pro"), vec![Step::Spend(4000), change(T + DAY, "price_pro_year")]].concat();
     check_life("in the same period", &given, "pro 1000 | si_1=1000");
+    let run = Run::of(&given);
+    let keys: Vec<_> = run.ledger.keys().map(LedgerKey::as_str).collect();
+    assert_eq!(keys, ["consume#1", "invoice#in_1"], "no entry says that the plan has changed");
     let on_payment = [vec![ON_PAYMENT], given].concat();
     check_life("under on_payment", &on_payment, "pro 1000 | si_1=1000");
 }
@@ -272,7 +276,12 @@ fn of_two_changes_in_one_second_the_one_that_continues_the_other_counts() {
             |status: &str| vec![changes(at, status, "price_pro", first), changes(at, status, first, second)];
         check_life("of a paid plan", &[opened("price_pro"), two("active")].concat(), expect);
         let trial = shows(T, "trialing", &[plan("price_pro")]);
-        check_life("of a trial", &[vec![trial], two("trialing")].concat(), expect);
+        let trial = [vec![trial], two("trialing")].concat();
+        check_life("of a trial", &trial, expect);
+        // A third event of that second shows the last state again, and names no predecessor.
+        let again = json!({"status": "trialing", "items": {"data": [plan(second)]}});
+        let again = [trial, vec![super::sub("trial_will_end", at, again)]].concat();
+        check_life("of a trial that is shown again", &again, expect);
     }
     // An event without `previous_attributes`, such as `customer.subscription.resumed`, continues nothing.
     let shown = |at: i64| super::sub("resumed", at, json!({"items": {"data": [plan("price_pro")]}}));

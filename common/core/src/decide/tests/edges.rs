@@ -31,6 +31,8 @@ fn a_plan_gives_access_until_its_end_and_not_at_it() {
     let access = state.access(&run.catalog, now);
     assert_eq!(access.tier, "pro");
     assert_eq!(state.next_change(&access, now), Some(Timestamp::from_unix(until)));
+    let start = Timestamp::from_unix(T);
+    assert_eq!(state.next_change(&access, start), Some(Timestamp::from_unix(until)), "it has begun");
 }
 
 #[test]
@@ -87,6 +89,11 @@ fn a_refill_says_how_many_before_it_were_skipped() {
         .map(|entry| entry.skipped)
         .collect();
     assert_eq!(skipped, [0, 1], "months 2 and 4 are booked");
+    for entry in run.ledger.values() {
+        let stored = serde_json::to_value(entry).unwrap();
+        assert_eq!(stored.get("skipped").is_some(), entry.skipped > 0, "{stored}");
+        assert_eq!(&serde_json::from_value::<crate::ledger::Entry>(stored).unwrap(), entry);
+    }
 }
 
 #[test]
@@ -390,4 +397,35 @@ fn an_event_links_a_subscription_that_the_account_does_not_know() {
     let renewed = paid(P2, "in_2", "subscription_cycle", "price_pro", P2);
     assert_eq!(linked(&[], &bought), ["sub_1"]);
     assert_eq!(linked(&[bought], &renewed), Vec::<String>::new());
+}
+
+/// Two periods of an overdue subscription: the grace follows the paid one at once.
+#[test]
+fn the_grace_begins_in_the_second_in_which_the_paid_period_ends() {
+    let next = month(T);
+    let run = Run::of(&[
+        shows(T, "active", &[item("si_1", "price_pro", T, next)]),
+        bill(T + 1, "in_1", "subscription_create", &[line("si_1", "price_pro", 2000, T, next)]),
+        shows(next, "past_due", &[item("si_1", "price_pro", next, month(next))]),
+    ]);
+    let tier = |at: i64| run.account.state.access(&run.catalog, Timestamp::from_unix(at)).tier;
+    assert_eq!([next - 1, next, next + 5 * DAY - 1, next + 5 * DAY].map(tier), ["pro", "pro", "pro", "free"]);
+}
+
+/// The pause skips the month that began in it. It ends as the month after it begins.
+#[test]
+fn a_pause_that_ends_with_a_month_grants_nothing_of_it() {
+    let start = |months: u32| Timestamp::from_unix(T).plus_months(months).unix();
+    let state = |at: i64, status: &str| shows(at, status, &[item("si_1", "price_pro", T, T + YEAR)]);
+    let half = "trial_credits = 2000\nrefill = \"month\"\nrollover = { percent = 50, max = 2000 }\n";
+    let run = Run::of(&[
+        Step::Edit("trial_credits = 2000\n", half),
+        state(T, "active"),
+        bill(T + 1, "in_1", "subscription_create", &[line("si_1", "price_pro", 2000, T, T + YEAR)]),
+        Step::Spend(4000),
+        state(start(1) - DAY, "paused"),
+        state(start(2), "active"),
+    ]);
+    // Half of the 1,000 that were left of the first month.
+    assert_eq!(run.balance().get(), 5500, "{}", run.summary());
 }

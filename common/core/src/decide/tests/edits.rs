@@ -4,7 +4,8 @@ use serde_json::{Value, json};
 
 use super::random::{Dice, random_life};
 use super::shapes::{
-    DAY, T, bill, bill_with, check_life, end, flagged, item, line, month, once, reordered, shows, tie_by,
+    DAY, T, bill, bill_with, check_life, end, flagged, item, line, month, once, reordered, seats, shows,
+    tie_by, times,
 };
 use super::{MONTH, Run, Step, pack, patched, session};
 use crate::timestamp::Timestamp;
@@ -183,6 +184,9 @@ fn another_price_of_a_plan_is_no_change_after_its_plan_is_renamed() {
         let charge_first = [opened(), edits, vec![charge(), other(T + 2 * DAY)]].concat();
         check_life(&format!("{what}, the charge first"), &charge_first, expect);
     }
+    // Only the invoice is known of the time before.
+    let billed = [opened()[1..].to_vec(), vec![named(), other(T + 2 * DAY)]].concat();
+    check_life("without a snapshot", &billed, "pro 4000 | si_1=4000");
     // The next period has the worth of the renamed plan, also if it begins early.
     for start in [month(T), T + 10 * DAY] {
         let next = vec![
@@ -223,6 +227,8 @@ fn a_price_that_moves_to_another_plan_changes_no_running_period() {
             &[flagged("si_1", "price_pro", 100, T + 2 * DAY, month(T))],
         ),
     ];
+    let moved = [opened(), price_moves()].concat();
+    check_life("before the next event", &moved, "pro 4000 | si_1=4000");
     let moved = [opened(), price_moves(), again].concat();
     check_life("moved", &moved, "business 4000 | si_1=4000");
 }
@@ -349,4 +355,61 @@ fn the_order_of_events_after_random_edits_does_not_matter() {
             assert_eq!(end(&run), end(&in_order), "life {seed}, order {order}: {summary}");
         }
     }
+}
+
+/// A change of a policy changes the buckets at once. The ledger follows with the account's next write, under
+/// the cause of that write: nothing fell due.
+#[test]
+fn the_next_write_books_what_an_edit_of_the_policy_has_changed() {
+    let given = [
+        opened(),
+        vec![
+            shows(T + DAY, "active", &[item("si_1", "price_business", T, month(T))]),
+            Step::Edit("[policy]\n", "[policy]\nplan_change = \"on_payment\"\n"),
+            Step::At(T + 2 * DAY),
+        ],
+    ]
+    .concat();
+    assert_eq!(end(&Run::of(&given)), "business 4000 | si_1=4000");
+    let run = Run::of(&[given, vec![Step::Spend(10)]].concat());
+    let last: Vec<_> =
+        run.booked.iter().rev().take(2).map(|key| (key.as_str(), run.ledger[key].delta)).collect();
+    assert_eq!(last, [("consume#3", -10), ("adjust#consume#3", -16_000)], "{}", run.summary());
+}
+
+/// Two invoices bill one period. The earlier one opens it, whichever arrives first.
+#[test]
+fn an_earlier_payment_of_a_period_that_arrives_after_an_edit_is_worth_what_the_later_one_was() {
+    let paid = |at: i64, id: &str| {
+        bill(at, id, "subscription_create", &[line("si_1", "price_pro", 2000, T, month(T))])
+    };
+    let edit = Step::Edit("credits = 5000\n", "credits = 7000\n");
+    let run = Run::of(&[paid(T + 9, "in_2"), edit, paid(T + 1, "in_1")]);
+    assert_eq!(run.balance().get(), 5000, "{}", run.summary());
+}
+
+/// The seats are not charged when they are added, but with the change to another price of the plan.
+#[test]
+fn a_charge_of_another_price_pays_for_the_seats_of_a_renamed_plan() {
+    let team = |price: &str, quantity| seats("si_1", price, quantity, T, month(T));
+    let two_prices = Step::Edit("\"price_team\"", "\"price_team\", \"price_team_b\"");
+    let charge = |at: i64| {
+        let line = times(3, flagged("si_1", "price_team_b", 900, at, month(T)));
+        bill(at + 1, "in_2", "subscription_update", &[line])
+    };
+    let given = |at: i64| {
+        vec![
+            two_prices.clone(),
+            Step::Edit("[policy]\n", "[policy]\nplan_change = \"on_payment\"\n"),
+            shows(T, "active", &[team("price_team", 1)]),
+            bill(T + 1, "in_1", "subscription_create", &[line("si_1", "price_team", 700, T, month(T))]),
+            shows(T + DAY, "active", &[team("price_team", 3)]),
+            Step::Edit("name = \"team\"", "name = \"crew\"\nformerly = [\"team\"]"),
+            shows(at, "active", &[team("price_team_b", 3)]),
+            charge(at),
+        ]
+    };
+    check_life("charged", &given(T + 2 * DAY), "business 3000 | si_1=3000");
+    let uncharged = &given(T + 2 * DAY)[..7];
+    check_life("not charged", uncharged, "business 1000 | si_1=1000");
 }

@@ -6,7 +6,8 @@ use super::random::{Dice, random_life};
 use serde_json::{Value, json};
 
 use super::shapes::{
-    DAY, T, YEAR, bill, end, flagged, item, line, month, reordered, seats, shows, shows_with, tie, times,
+    DAY, T, YEAR, bill, bill_with, end, flagged, item, line, month, once, reordered, seats, shows,
+    shows_with, tie, times,
 };
 use super::{MONTH, Run, Step, pack, patched, refunded};
 use crate::account::import::ImportedBalance;
@@ -116,6 +117,9 @@ fn of_an_imported_balance_a_running_trial_holds_at_most_its_own_credits() {
     let cancelled = [&begun[..], &[trial("canceled", T + 9 * DAY)]].concat();
     let expect = "free 1000 | opening=1000 si_1=0";
     check_at_any_place("then cancelled", at, 3000, &cancelled, T + 9 * DAY + 1, expect);
+    let cancelled = [&begun[..], &[trial("canceled", at)]].concat();
+    let expect = "free 3000 | opening=3000 si_1=0";
+    check_at_any_place("cancelled in the second of the balance", at, 3000, &cancelled, at + DAY, expect);
     // Only the user's first trial grants credits.
     let second = [item("si_2", "price_pro", T + DAY, ends)];
     let two = [&begun[..], &[shows_with(T + DAY, "trialing", &second, json!({"id": "sub_2"}))]].concat();
@@ -309,6 +313,7 @@ fn a_spend_of_carried_credits_counts_by_the_time_at_which_they_were_carried_over
     for (what, as_of, expect) in [
         ("carried over before the balance", T2 + 5 * DAY, "pro 1000 | opening=1000 si_1=0"),
         ("carried over later", T + 5 * DAY, "pro 3000 | carried:si_1=1000 opening=2000 si_1=0"),
+        ("carried over in its second", T2, "pro 3000 | carried:si_1=1000 opening=2000 si_1=0"),
     ] {
         let run = Run::of(&[&given[..], &[import(as_of, 7000)]].concat());
         assert_eq!(end(&run), expect, "{what}: {}", run.summary());
@@ -619,6 +624,7 @@ fn a_grant_that_comes_back_counts_from_the_time_at_which_it_was_given() {
 #[test]
 fn what_is_bought_or_granted_in_the_second_of_the_balance_comes_on_top_of_it() {
     let at = T + 5 * DAY;
+    let free = || Step::Edit("[policy]\n", "[policy]\nfree_credits = 100\nfree_refill = \"month\"\n");
     for (second, more) in [(at - 1, 0), (at, 1000), (at + 1, 1000)] {
         let run = Run::of(&[pack(second, "cs_1"), Step::At(at + DAY), import(at, 300)]);
         assert_eq!(run.balance().get(), 300 + more, "a pack at {}: {}", second - at, run.summary());
@@ -627,11 +633,109 @@ fn what_is_bought_or_granted_in_the_second_of_the_balance_comes_on_top_of_it() {
         let run = Run::of(&[Step::At(second), Step::Grant(50), Step::At(at + DAY), import(at, 300)]);
         assert_eq!(run.balance().get(), 300 + more, "a grant at {}: {}", second - at, run.summary());
     }
-    // The first month after the signup begins on day 31.
-    let free = Step::Edit("[policy]\n", "[policy]\nfree_credits = 100\nfree_refill = \"month\"\n");
-    let signup = [free, Step::At(T), Step::Signup, Step::At(T + 40 * DAY)];
+    // A spend since then is taken from what comes on top of the balance. The first month after the signup
+    // begins on day 31.
+    for (given, as_of, more) in
+        [(vec![pack(at, "cs_1")], at, 1000), (vec![free(), Step::At(T), Step::Signup], T + 31 * DAY, 100)]
+    {
+        let spent = [Step::At(as_of + DAY), Step::Spend(20), import(as_of, 300)];
+        let run = Run::of(&[&given[..], &spent].concat());
+        assert_eq!(run.balance().get(), 300 + more - 20, "{}", run.summary());
+    }
+    let signup = [free(), Step::At(T), Step::Signup, Step::At(T + 40 * DAY)];
     for (as_of, more) in [(T + 31 * DAY, 100), (T + 31 * DAY + 1, 0)] {
         let run = Run::of(&[&signup[..], &[import(as_of, 300)]].concat());
         assert_eq!(run.balance().get(), 300 + more, "a free refill: {}", run.summary());
     }
+}
+
+/// A grant by hand of after the balance is spent before the packs, of which the account has joined two.
+#[test]
+fn a_spend_counts_by_the_lot_that_it_took_from_beside_joined_packs() {
+    let at = T + 100 * DAY;
+    let packs = (0..25).map(|number| pack(T + number * DAY, &format!("cs_{number}")));
+    let later = [Step::At(at + DAY), Step::Grant(50), Step::Spend(30), import(at, 300)];
+    let run = Run::of(&[vec![Step::KeepAddons], packs.collect(), later.to_vec()].concat());
+    assert_eq!(run.balance().get(), 320, "{}", run.summary());
+}
+
+/// A renewal has ended the pack before the import arrives.
+#[test]
+fn what_a_later_spend_took_of_a_pack_that_is_gone_is_taken_from_the_balance() {
+    let at = T + 5 * DAY;
+    let invoice = bill_with(T + DAY, "in_p", "manual", &[once("price_p1000", 900)], json!({"parent": null}));
+    for bought in [pack(T + DAY, "cs_1"), invoice] {
+        let spent = [bought, Step::At(at + DAY), Step::Spend(5500)];
+        let steps = [&first()[..], &spent, &second()].concat();
+        let import =
+            Step::Import { as_of: at, credits: 7000, with_signup: false, invoices: invoices(&steps) };
+        let run = Run::of(&[&steps[..], &[import]].concat());
+        assert_eq!(end(&run), "pro 6500 | opening=1500 si_1=5000", "{}", run.summary());
+    }
+}
+
+/// Eleven items are removed at once. After sixty days the account forgets the first of them.
+#[test]
+fn an_item_that_is_forgotten_keeps_its_share_of_the_balance() {
+    let at = T + 5 * DAY;
+    let boosts: Vec<String> = (0..11).map(|number| format!("si_b{number:02}")).collect();
+    let all = |of: &dyn Fn(&str, &str) -> Value| -> Vec<Value> {
+        let boosts = boosts.iter().map(|id| of(id, "price_boost"));
+        std::iter::once(of("si_1", "price_pro")).chain(boosts).collect()
+    };
+    let items = all(&|id, price| item(id, price, T, T2));
+    let given = [
+        shows(T, "active", &items),
+        bill(T + 1, "in_1", "subscription_create", &all(&|id, price| line(id, price, 500, T, T2))),
+        import(at, 10_000),
+        shows(at + DAY, "active", &items[..1]),
+    ];
+    let run = Run::of(&given);
+    assert!(end(&run).starts_with("pro 10000 | opening=1700 si_1=5000"), "{}", run.summary());
+    let renewed = [&given[..], &second(), &[Step::At(T + 91 * DAY), Step::Grant(1)]].concat();
+    let run = Run::of(&renewed);
+    assert_eq!(run.account.state.subscriptions["sub_1"].items.len(), 11, "one is forgotten");
+    assert!(end(&run).contains(" opening=1700 "), "{}", run.summary());
+}
+
+#[test]
+fn what_is_paid_or_carried_over_in_the_second_of_the_balance_is_no_part_of_it() {
+    // The renewal refills a whole bucket, so it moves no credits.
+    let run = Run::of(&[&first()[..], &[import(T2 + 1, 5000)], &second()].concat());
+    let renewal = &run.ledger[&LedgerKey::from_text("invoice#in_2")];
+    assert_eq!((renewal.delta, renewal.note), (0, None), "{}", run.summary());
+    let half = Step::Edit(
+        "trial_credits = 2000\n",
+        "trial_credits = 2000\nrollover = { percent = 50, max = 2000, periods = 1 }\n",
+    );
+    for (as_of, expect) in
+        [(T2, "pro 6500 | carried:si_1=1500 opening=0 si_1=5000"), (T2 + 2, "pro 3000 | opening=0 si_1=3000")]
+    {
+        let given = [std::slice::from_ref(&half), &first(), &second(), &[import(as_of, 3000)]].concat();
+        assert_eq!(end(&Run::of(&given)), expect);
+    }
+}
+
+/// The signup credits are beside the balance, and all other lots of before it are a part of it.
+#[test]
+fn a_spend_of_signup_credits_beside_the_balance_comes_back() {
+    let at = T + 5 * DAY;
+    let beside = Step::Import { as_of: at, credits: 300, with_signup: true, invoices: Vec::new() };
+    for (granted, left, back) in [(Step::Signup, 700, 800), (Step::Grant(500), 300, 300)] {
+        let given = [Step::At(T), granted, Step::Spend(100), Step::At(at + DAY), beside.clone()];
+        assert_eq!(Run::of(&given).balance().get(), left);
+        let run = Run::of(&[&given[..], &[Step::GiveBack(0, 100)]].concat());
+        assert_eq!(run.balance().get(), back, "{}", run.summary());
+    }
+}
+
+#[test]
+fn a_joined_pack_of_before_the_balance_is_listed_with_what_it_granted() {
+    let packs = (0..25).map(|number| pack(T + number * DAY, &format!("cs_{number}")));
+    let later = [Step::At(T + 50 * DAY), import(T + 2 * DAY, 300)];
+    let run = Run::of(&[vec![Step::KeepAddons], packs.collect(), later.to_vec()].concat());
+    let buckets = run.account.state.buckets(&run.catalog.policy, run.now);
+    let packs = buckets.lots.iter().filter(|one| matches!(one.lot, crate::account::Lot::Pack(_)));
+    let listed: Vec<_> = packs.map(|one| (one.granted.get(), one.left.get())).take(2).collect();
+    assert_eq!(listed, [(2000, 0), (1000, 1000)], "{}", run.summary());
 }

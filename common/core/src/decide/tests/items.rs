@@ -679,6 +679,17 @@ fn an_item_that_an_invoice_of_the_same_second_names_is_not_removed() {
     };
     check_life("in the same second", &without(given(at)), "pro 5300 | si_1=5000 si_2=300");
     check_life("a second later", &without(given(at + 1)), "pro 5000 | si_1=5000 si_2=0");
+    let business = |at: i64| line("si_2", "price_business", 9000, at, month(T));
+    let tier = |shown: i64| {
+        let run = Run::of(&[
+            shows(T, "active", &[plan(T)]),
+            bill(T + 1, "in_1", "subscription_create", &[line("si_1", "price_pro", 2000, T, month(T))]),
+            shows(shown, "active", &[plan(T)]),
+            bill(at, "in_2", "subscription_update", &[business(at)]),
+        ]);
+        run.account.state.access(&run.catalog, Timestamp::from_unix(at + 9)).tier
+    };
+    assert_eq!([at, at + 1].map(tier), ["business", "pro"], "its plan gives access");
 }
 
 #[test]
@@ -931,6 +942,13 @@ fn a_zero_line_opens_a_period_only_for_a_free_price_or_a_renewal() {
         bill(T + DAY, "in_2", "subscription_update", &[line("si_1", "price_pro", 0, T + DAY, T + 9 * DAY)]),
     ];
     check_life("an update of a running subscription", &moved, "pro 1000 | si_1=1000");
+    let downgraded = vec![
+        shows(T, "active", &[item("si_1", "price_pro", T, second)]),
+        bill(T + 1, "in_1", "subscription_create", &[line("si_1", "price_pro", 2000, T, second)]),
+        bill(second + 1, "in_2", "manual", &[line("si_1", "price_free", 0, second, month(second))]),
+        shows(second, "active", &[item("si_1", "price_free", second, month(second))]),
+    ];
+    check_life("a free price after a paid one", &downgraded, "pro 50 | si_1=50");
 }
 
 #[test]
@@ -1068,6 +1086,10 @@ fn openings_of_plans_reset_packs_and_those_of_seats_do_not() {
         bill(next + 9, "in_2", "subscription_cycle", &[line("si_1", "price_pro", 2000, next, month(next))]);
     let at_start = [opened(), vec![pack(next, "cs_1"), renewal.clone()]].concat();
     check_life("bought at the start", &at_start, "pro 6000 | pack=1000 si_1=5000");
+    let free = line("si_1", "price_pro", 0, next, month(next));
+    let free = bill(next + 9, "in_2", "subscription_cycle", &[free]);
+    let at_start = [opened(), vec![pack(next, "cs_1"), free]].concat();
+    check_life("of a period at a discount of all", &at_start, "pro 6000 | pack=1000 si_1=5000");
     let before = Run::of(&[opened(), vec![bought(), renewal]].concat());
     assert_eq!(before.balance().get(), 5000, "bought before the start");
     let of_seats = vec![
@@ -1082,6 +1104,9 @@ fn openings_of_plans_reset_packs_and_those_of_seats_do_not() {
         ),
     ];
     check_life("a renewal of seats", &of_seats, "business 3000 | pack=1000 si_2=2000");
+    let free = times(2, line("si_2", "price_team", 0, next, month(next)));
+    let discounted = [&of_seats[..3], &[bill(next + 9, "in_2", "subscription_cycle", &[free])]].concat();
+    check_life("at a discount of all", &discounted, "business 3000 | pack=1000 si_2=2000");
 }
 
 #[test]
@@ -1110,6 +1135,10 @@ fn the_fifty_first_item_parks() {
     let lines: Vec<Value> =
         (0..51).map(|n| line(&format!("si_{n}"), "price_team", 100, T, month(T))).collect();
     assert_eq!(parked(&[bill(T, "in_1", "subscription_cycle", &lines)]), ["too_many_items"]);
+    assert_eq!(parked(&[bill(T, "in_1", "subscription_cycle", &lines[..50])]), Vec::<&str>::new());
+    // A price that the catalog does not have is no reason to park if nothing is charged for it.
+    let free = line("si_1", "price_metered", 0, T, month(T));
+    assert_eq!(parked(&[bill(T, "in_1", "subscription_cycle", &[free])]), Vec::<&str>::new());
 }
 
 #[test]
@@ -1181,6 +1210,18 @@ fn a_line_without_an_items_id_belongs_to_the_only_item_or_to_that_of_its_plan() 
         ),
     ];
     check_life("the item of its plan", &two, "pro 5300 | si_1=5000 si_2=300");
+    let other_price = [
+        shows(
+            T,
+            "active",
+            &[item("si_1", "price_boost", T, month(T)), item("si_2", "price_pro_year", T, month(T))],
+        ),
+        bill(T + 1, "in_1", "subscription_create", &[bare(line("si_2", "price_pro", 2000, T, month(T)))]),
+    ];
+    for steps in [other_price.to_vec(), other_price.iter().rev().cloned().collect()] {
+        let run = Run::of(&steps);
+        assert_eq!(end(&run), "pro 5000 | si_2=5000", "another price of the plan: {}", run.summary());
+    }
 }
 
 #[test]
@@ -1266,6 +1307,12 @@ fn the_first_invoice_of_a_quote_starts_the_subscription_and_a_later_one_renews_i
     let run = Run::of(&[of(T, "in_1", "quote_accept"), of(month(T), "in_2", "subscription_threshold")]);
     let kinds: Vec<_> = run.ledger.values().map(|entry| (entry.key.as_str(), entry.kind)).collect();
     assert_eq!(kinds, [("invoice#in_1", EntryKind::Subscription), ("invoice#in_2", EntryKind::Renewal)]);
+    let shown = shows(T, "active", &[item("si_1", "price_pro", T, month(T))]);
+    let run = Run::of(&[shown, of(T, "in_1", "quote_accept")]);
+    assert_eq!(
+        run.ledger[&crate::ledger::LedgerKey::from_text("invoice#in_1")].kind,
+        EntryKind::Subscription
+    );
 }
 
 /// The next period is billed before the invoice of the running one arrives.

@@ -6,10 +6,11 @@
 use serde_json::{Value, json};
 
 use super::shapes::{
-    DAY, T, YEAR, bill, bill_with, check_life, end, flagged, item, line, month, seats, shows, shows_with,
-    tie, times,
+    DAY, T, YEAR, bill, bill_with, check_life, end, flagged, item, line, month, reordered, seats, shows,
+    shows_with, tie, times,
 };
 use super::{MONTH, Run, Step, dispute, pack, patched, refunded};
+use crate::credits::Credits;
 use crate::ledger::LedgerKey;
 use crate::timestamp::Timestamp;
 
@@ -136,6 +137,9 @@ fn plan_and_seats_of_a_month_are_those_in_force_at_its_start() {
     check_life("in the second month, at once", &at_once, "business 20000 | si_1=20000");
     let next = life(&[&at_once, &[Step::Spend(19_000), Step::At(months(2))]]);
     check_life("in the third", &next, "business 20000 | si_1=20000");
+    let third =
+        &Run::of(&life(&[&next, &[Step::Grant(1)]])).ledger[&LedgerKey::from_text("slice#in_1#si_1#2")];
+    assert_eq!(third.worth.get(), 20_000, "the month is worth what its plan grants");
     let back = shows(months(2) + DAY, "active", &[year("price_pro_year")]);
     let back = life(&[&at_once, &[Step::Spend(4000), Step::At(months(2)), Step::Spend(1000), back]]);
     check_life("and back in the third: a plan is granted in full once", &back, "pro 5000 | si_1=5000");
@@ -175,6 +179,10 @@ fn a_pause_skips_the_months_that_begin_in_it() {
     let spend = [Step::Spend(4000)];
     let over_one = life(&[&paid_year(), &spend, &pause(months(1) - DAY, months(2) + DAY)]);
     check_life("the third month at the resume", &over_one, "pro 5000 | si_1=5000");
+    // The events do not say which of two states of one second came last. The one that stops less counts.
+    let second = [state(months(1) - DAY, "paused"), state(months(1) - DAY, "active")];
+    let both = life(&[&paid_year(), &spend, &second, &[Step::At(months(1))]]);
+    check_life("paused and active in one second", &both, "free 5000 | si_1=5000");
     let within = life(&[&paid_year(), &spend, &pause(months(1) - 3 * DAY, months(1) - DAY)]);
     check_life("a pause within a month skips none", &within, "pro 1000 | si_1=1000");
     let still = life(&[&paid_year(), &spend, &[state(months(1) - DAY, "paused"), Step::At(months(4))]]);
@@ -188,6 +196,10 @@ fn a_pause_skips_the_months_that_begin_in_it() {
     check_life("pause_collection keeps the months", &paused, "pro 5000 | si_1=5000");
     let paused = life(&[&[UNTIL_PERIOD_END], &paused]);
     check_life("unless the policy says otherwise", &paused, "pro until day 365 1000 | si_1=1000");
+    let second = [collection(months(1) - DAY), state(months(1) - DAY, "active")];
+    let both = life(&[&[UNTIL_PERIOD_END], &paid_year(), &spend, &second, &[Step::At(months(1))]]);
+    let left = |order: u64| Run::of(&reordered(&both, order)).balance().get();
+    assert_eq!([0, 1, 2].map(left), [5000; 3], "with and without a pause in one second");
 }
 
 /// credits.md §4: what is carried over is a part of what is left when the new month opens. Stripe's
@@ -835,4 +847,122 @@ fn of_trials_that_end_together_the_one_that_began_first_is_spent_first() {
         Step::Spend(100),
     ];
     assert_eq!(end(&Run::of(&given)), "pro 3900 | si_1=2000 si_9=1900");
+}
+
+#[test]
+fn of_a_trial_and_a_paid_period_the_one_that_ends_first_is_spent_first() {
+    for (ends, expect) in
+        [(T + 40 * DAY, "pro 6900 | si_1=4900 si_9=2000"), (T + 9 * DAY, "pro 6900 | si_1=5000 si_9=1900")]
+    {
+        let given = [
+            shows_with(T, "trialing", &[item("si_9", "price_pro", T, ends)], json!({"id": "sub_9"})),
+            shows(T, "active", &[item("si_1", "price_pro", T, month(T))]),
+            bill(T + 1, "in_1", "subscription_create", &[line("si_1", "price_pro", 2000, T, month(T))]),
+            Step::Spend(100),
+        ];
+        assert_eq!(end(&Run::of(&given)), expect);
+    }
+}
+
+/// The invoice of the older period may arrive last. Its plan was changed within it.
+#[test]
+fn what_is_carried_over_comes_from_the_plan_that_was_in_force_at_the_end_of_the_period() {
+    let next = month(T);
+    let half = "credits = 20000\nrollover = { percent = 50, max = 90000, periods = 1 }\n";
+    let given = vec![
+        Step::Edit("credits = 20000\n", half),
+        shows(T, "active", &[item("si_1", "price_pro", T, next)]),
+        bill(T + 1, "in_1", "subscription_create", &[line("si_1", "price_pro", 2000, T, next)]),
+        shows(T + DAY, "active", &[item("si_1", "price_business", T, next)]),
+        shows(next, "active", &[item("si_1", "price_business", next, month(next))]),
+        bill(
+            next + 1,
+            "in_2",
+            "subscription_cycle",
+            &[line("si_1", "price_business", 9000, next, month(next))],
+        ),
+    ];
+    check_life("half of the upgrade", &given, "business 30000 | carried:si_1=10000 si_1=20000");
+}
+
+/// The older period is kept, because its credits may be carried over. Its invoice arrives after the renewal.
+#[test]
+fn the_invoice_of_a_period_that_is_over_is_superseded_also_if_its_credits_are_carried_over() {
+    let next = month(T);
+    let run = Run::of(&[
+        HALF,
+        bill(next + 1, "in_2", "subscription_cycle", &[line("si_1", "price_pro", 2000, next, month(next))]),
+        bill(T + 1, "in_1", "subscription_create", &[line("si_1", "price_pro", 2000, T, next)]),
+    ]);
+    assert_eq!(end(&run), "pro until day 60 7000 | carried:si_1=2000 si_1=5000", "{}", run.summary());
+    assert!(run.summary().contains("invoice#in_1 +0 superseded"), "{}", run.summary());
+}
+
+#[test]
+fn the_end_of_credits_is_booked_once_and_only_if_some_are_left() {
+    let expiring = Step::Edit(
+        "credits = 1000\nprices = [\"price_p1000\"]",
+        "credits = 1000\nexpires_days = 10\nprices = [\"price_p1000\"]",
+    );
+    let after = |more: &[Step]| Run::of(&life(&[&[expiring.clone(), pack(T, "cs_1")], more]));
+    let due = |run: &Run| run.account.state.due_at.map(|at| at.unix() - T);
+    let (bought, spent) = (after(&[]), after(&[Step::Spend(1000)]));
+    assert_eq!((due(&bought), due(&spent)), (Some(10 * DAY), None));
+    let month = [
+        shows(T, "active", &[item("si_1", "price_pro", T, month(T))]),
+        bill(T + 1, "in_1", "subscription_create", &[line("si_1", "price_pro", 2000, T, month(T))]),
+    ];
+    assert_eq!(due(&Run::of(&month)), None, "the credits of a plan stay until the next period");
+    // The account keeps what has ended.
+    let at_end = [Step::At(T + 10 * DAY), Step::Grant(5)];
+    let keys = |run: &Run| run.ledger.keys().filter(|key| key.as_str().starts_with("expire#")).count();
+    let ended = after(&at_end);
+    assert_eq!((keys(&ended), keys(&after(&life(&[&[Step::Spend(1000)], &at_end])))), (1, 0));
+    let next = ended.account.consume(Credits::new(5), LedgerKey::consume("k"), &ended.catalog, ended.now);
+    assert_eq!(next.map(|change| change.entries.len()), Some(1), "the entry of the end need not be read");
+    let Step::Event(another) = pack(T + 11 * DAY, "cs_2") else { panic!("no event") };
+    let another = crate::event::read(another.to_string().as_bytes()).unwrap();
+    let later = Timestamp::from_unix(T + 12 * DAY);
+    let none = crate::decide::Payments::new();
+    let super::Outcome::Apply(applied) =
+        crate::decide::decide(&ended.account, &another, &none, &ended.catalog, later)
+    else {
+        panic!("not applied")
+    };
+    let keys: Vec<_> = applied.change.entries.iter().map(|entry| entry.key.as_str()).collect();
+    assert_eq!(keys, ["session#cs_2"], "nor for another pack");
+}
+
+/// A month of free credits begins in the second in which the paid period ends, or while a subscription of
+/// before the policy runs.
+#[test]
+fn a_free_refill_is_due_as_a_period_ends_and_not_while_a_subscription_runs() {
+    let free = Step::Edit("[policy]\n", "[policy]\nfree_credits = 100\nfree_refill = \"month\"\n");
+    let next = months(1);
+    let paid = bill(T + 1, "in_1", "subscription_create", &[line("si_1", "price_pro", 2000, T, next)]);
+    let run = Run::of(&[free.clone(), Step::At(T), Step::Signup, paid, Step::At(next + 1), Step::Grant(1)]);
+    assert_eq!(end(&run), "free 5101 | grant=1 si_1=5000 signup=100", "{}", run.summary());
+    let active = shows(T, "active", &[item("si_1", "price_pro", T, next)]);
+    let run = Run::of(&[Step::At(T), Step::Signup, active, free, Step::At(next + 1), Step::Grant(1)]);
+    assert_eq!(end(&run), "pro 501 | grant=1 signup=500", "{}", run.summary());
+}
+
+/// The payment of one item is refunded. The invoice of the other has the second of the newest snapshot, which
+/// does not show it.
+#[test]
+fn a_subscription_is_refunded_only_if_the_items_that_only_invoices_show_are() {
+    let policy = "[policy]\nfree_credits = 100\nfree_refill = \"month\"\nrefunded_access = \"end\"\n";
+    let run = Run::of(&[
+        Step::Edit("[policy]\n", policy),
+        Step::At(T),
+        Step::Signup,
+        shows(T + DAY, "active", &[year("price_pro_year")]),
+        bill(T + 1, "in_1", "subscription_create", &[line("si_1", "price_pro_year", 9000, T, T + YEAR)]),
+        bill(T + DAY, "in_2", "manual", &[line("si_2", "price_business", 9000, T + DAY, T + YEAR)]),
+        tie(T + 1, "in_1"),
+        refunded(T + 2 * DAY, "pi_in_1", 9000),
+        Step::At(months(1) + 1),
+        Step::Grant(1),
+    ]);
+    assert_eq!(end(&run), "business until day 365 20001 | grant=1 si_1=0 si_2=20000", "{}", run.summary());
 }

@@ -106,6 +106,15 @@ fn an_unknown_line_beside_a_known_one_waits_for_no_lookup_key_once_it_is_shown()
         ),
     ];
     check_life("a metered line", &given, "pro 5000 | si_1=5000");
+    let waiting = |steps: &[Step]| {
+        let run = Run::of(steps);
+        let one = serde_json::to_value(&run.account.state.subscriptions["sub_1"]).unwrap();
+        one["unpriced"].as_array().map_or(0, Vec::len)
+    };
+    assert_eq!(waiting(&given), 0, "the snapshot shows its price");
+    let lines = [line("si_2", "price_boost", 500, T, end_of), once("price_fee", 900)];
+    let fee = [by_lookup_key(), bill(T + 1, "in_1", "subscription_create", &lines)];
+    assert_eq!(waiting(&fee), 0, "no snapshot shows the price of a fee");
 }
 
 #[test]

@@ -6,7 +6,7 @@ use super::shapes::{
     DAY, T, bill, bill_with, check_life, end, flagged, item, line, month, once, shows, tie, tie_by, times,
 };
 use super::{Outcome, P1, Run, Step, pack, patched, refund, refunded, session};
-use crate::account::products::BoughtProduct;
+use crate::account::products::{BoughtProduct, ProductStatus};
 use crate::ledger::LedgerKey;
 use crate::timestamp::Timestamp;
 
@@ -162,6 +162,8 @@ fn a_pack_for_nothing_is_no_payment() {
     let seen = |run: Run| (run.balance().get(), run.account.state.first_paid_at.is_some());
     assert_eq!(seen(of(2000)), (1000, true));
     assert_eq!(seen(of(0)), (1000, false));
+    let billed = |amount: i64| Run::of(&[manual(P1, "in_1", &[once("price_p1000", amount)])]);
+    assert_eq!([2000, 0].map(billed).map(seen), [(1000, true), (1000, false)]);
 }
 
 #[test]
@@ -242,6 +244,9 @@ fn the_quantity_is_what_was_sold() {
         Step::Edit("prices = [\"price_p1000\"]\n", "prices = [\"price_p1000\"]\namount = 1000\n");
     let by_amount = vec![with_amount, sold(json!({"pack": "p1000"}), json!({"amount_subtotal": 2999}))];
     check_life("by the subtotal, rounded down", &by_amount, "free 2000 | pack=2000");
+    let of_one = Step::Edit("prices = [\"price_p1000\"]\n", "prices = [\"price_p1000\"]\namount = 1000\n");
+    let less = vec![of_one, sold(json!({"pack": "p1000"}), json!({"amount_subtotal": 999}))];
+    check_life("a subtotal below the amount counts as one", &less, "free 1000 | pack=1000");
     // The buyer paid in another currency: the price has an amount of its own in it
     // (<https://docs.stripe.com/payments/checkout/present-local-currencies>), or Adaptive Pricing converted it,
     // which a Payment Link always does (<https://docs.stripe.com/payments/checkout/adaptive-pricing>).
@@ -299,6 +304,21 @@ fn a_plan_sold_once_gives_its_tier_until_it_is_refunded() {
     check_life("beside a subscription that ended", &beside, "pro 25000 | life=5000 si_1=20000");
     let by_invoice = [manual(T, "in_1", &[once("price_pro", 9000)])];
     check_life("by an invoice", &by_invoice, "pro 5000 | life=5000");
+}
+
+#[test]
+fn what_is_sold_for_nothing_is_not_refunded() {
+    let free = json!({"amount_total": 0, "payment_status": "no_payment_required", "payment_intent": null});
+    let run = Run::of(&[session("completed", T, "cs_1", json!({"plan": "pro"}), free.clone())]);
+    assert_eq!(end(&run), "pro 5000 | life=5000");
+    let products = Step::Edit(
+        "[policy]\n",
+        "[features]\nexport = \"switch\"\n[[product]]\nname = \"course\"\nfeatures = { export = true }\n\
+         prices = [\"price_course\"]\n[policy]\n",
+    );
+    let run = Run::of(&[products, session("completed", T, "cs_1", json!({"product": "course"}), free)]);
+    let state = &run.account.state;
+    assert_eq!(state.product_status(&state.products[0]), ProductStatus::Active);
 }
 
 #[test]

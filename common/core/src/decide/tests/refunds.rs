@@ -532,11 +532,34 @@ fn a_payment_stays_with_the_invoice_that_granted_credits() {
         bill_with(T + 9, "in_2", "manual", &[once("price_other", 2000)], json!({"parent": null})),
         tie_by(T + 9, "in_2", "pi_in_1"),
     ];
+    // Before 2025-03-31.basil the invoice itself names its payment.
+    let patch = json!({"parent": null, "payment_intent": "pi_in_1"});
+    let named = vec![bill_with(T + 9, "in_2", "manual", &[once("price_other", 2000)], patch)];
     let back = || vec![refunded(LATER, "pi_in_1", 1000)];
-    for given in
-        [[opened(), other.clone(), back()], [other.clone(), opened(), back()], [back(), opened(), other]]
-    {
-        let run = Run::of(&given.concat());
-        assert_eq!(super::shapes::end(&run), "pro 2500 | si_1=2500", "{}", run.summary());
+    for other in [other, named] {
+        for given in [
+            [opened(), other.clone(), back()],
+            [other.clone(), opened(), back()],
+            [back(), opened(), other.clone()],
+        ] {
+            let run = Run::of(&given.concat());
+            assert_eq!(super::shapes::end(&run), "pro 2500 | si_1=2500", "{}", run.summary());
+        }
     }
+}
+
+/// A refund waits for the order of its payment. The order is then refunded from the start.
+#[test]
+fn an_order_that_arrives_after_its_refund_is_marked_as_refunded() {
+    let order = super::session("completed", T, "cs_1", json!({"mode": "dfy", "plan": "starter"}), json!({}));
+    let Step::Event(body) = &order else { panic!("no event") };
+    let order = crate::event::read(body.to_string().as_bytes()).unwrap();
+    let after = |steps: &[Step]| {
+        let super::Outcome::Apply(applied) = Run::of(steps).decided(&order) else { panic!("not applied") };
+        applied.order_payment.map(|payment| (payment.refunded, payment.disputed))
+    };
+    assert_eq!(after(&[]), None);
+    assert_eq!(after(&[refunded(T, "pi_cs_1", 2000)]), Some((true, false)));
+    assert_eq!(after(&[refunded(T, "pi_cs_1", 500)]), Some((false, false)));
+    assert_eq!(after(&[dispute("created", T, "pi_cs_1", "needs_response")]), Some((false, true)));
 }
