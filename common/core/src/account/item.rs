@@ -347,6 +347,11 @@ impl Item {
     pub(super) fn records(&self) -> usize {
         self.lines.len() + self.sights.len() + self.spent.len()
     }
+    /// What was spent of the trial, and whether a period with an amount was paid for.
+    pub(super) fn hands_over_of_trial(&self) -> (Credits, bool) {
+        (if self.trial { self.spent } else { Credits::ZERO }, self.hands_over.was_paid)
+    }
+
 
     /// Adds a line of a paid invoice that was made at `made`. A later line of the same price and period has the terms of the first
     /// one, also if the catalog has changed since.

@@ -418,6 +418,7 @@ impl State {
                 }
                 let swaps = if keeps_all { Vec::new() } else { subscription.swaps() };
                 for swap in swaps {
+                let mut trials_of: BTreeMap<ItemId, Handed> = BTreeMap::new();
                     let old = || swap.old.iter().filter_map(|old| items.get(&(id.clone(), (*old).clone())));
                     let mut takers: Vec<Taker<'_>> = Vec::new();
                     let mut trials: Vec<TrialTaker<'_>> = Vec::new();
@@ -426,22 +427,34 @@ impl State {
                     {
                         let may_be_older = swap.is_oldest;
                         let handed = Handed::default();
-                        match (known.periods(view).into_iter().next(), known.trial_worth()) {
-                            (Some(period), _) => takers.push(Taker { item, period, handed, may_be_older }),
-                            (None, Some(worth)) if !may_be_older => {
+                        match known.periods(view).into_iter().next() {
+                            Some(period) => takers.push(Taker { item, period, handed, may_be_older }),
+                            None if may_be_older => {}
+                            None => {
+                                let worth = known.trial_worth().unwrap_or_default();
                                 trials.push(TrialTaker { item, worth, handed });
                             }
                             (None, _) => {}
                         }
                     }
                     hand_over(old(), &mut takers);
-                    hand_over_trials(old(), &mut trials);
+                    let of_trials = old().map(Bucket::hands_over_of_trial);
+                    let passed = swap.old.iter().filter_map(|old| trials_of.get(*old));
+                    hand_over_trials(
+                        of_trials.chain(passed.map(|one| (one.total(), one.was_paid))),
+                        &mut trials,
+                    );
                     let takers = takers.iter().map(|taker| (taker.item, &taker.handed));
                     let handed = takers.chain(trials.iter().map(|taker| (taker.item, &taker.handed)));
                     for (item, handed) in handed.filter(|(_, handed)| **handed != NOTHING) {
                         let Some(known) = subscription.items.get(item) else { continue };
                         let bucket = bucket(known, subscription.removed_at(item), handed);
-                        items.insert((id.clone(), item.clone()), bucket);
+                        if bucket == Bucket::default() {
+                            // Without a trial of its own it only passes on what it took over.
+                            trials_of.insert(item.clone(), handed.clone());
+                        } else {
+                            items.insert((id.clone(), item.clone()), bucket);
+                        }
                     }
                 }
             });
@@ -708,16 +721,12 @@ impl State {
         self.view(id, one, policy, at, |view| {
             let refunded = |invoice: &InvoiceId| (view.refunded_at)(invoice, at);
             let then = View { refunded: &refunded, ..*view };
-            let is_shown = |id: &ItemId, item: &Item| {
-                let newer =
-                    |shown: &Snapshot| shown.item(id).is_some() || item.billed_at >= Some(shown.created);
-                one.snapshot.as_ref().is_none_or(newer)
-            };
+            let is_there = |id: &ItemId, item: &Item| one.was_there(id, item, at);
             let is_back = |item: &Item| {
                 let period = item.periods(&then).into_iter().rfind(|period| period.start <= at);
                 period.is_some_and(|period| item.is_refunded(&period, &then))
             };
-            let mut shown = one.items.iter().filter(|(id, item)| is_shown(id, item)).peekable();
+            let mut shown = one.items.iter().filter(|(id, item)| is_there(id, item)).peekable();
             shown.peek().is_some() && shown.all(|(_, item)| is_back(item))
         })
     }

@@ -310,6 +310,12 @@ impl Subscription {
         self.sets.iter().filter(|set| set.items.contains(id)).flat_map(|set| &set.seen).min().copied()
     }
 
+    /// Whether an item was in the subscription at a moment, as far as is known.
+    pub(super) fn was_there(&self, id: &ItemId, item: &Item, at: Timestamp) -> bool {
+        let came = self.first_seen(id).into_iter().chain(item.known_since()).min();
+        came.is_none_or(|came| came <= at) && self.removed_at(id).is_none_or(|removed| at < removed)
+    }
+
     /// The items that one update replaced by others, oldest update first: the first snapshot without the ones
     /// is the first with the others.
     pub(super) fn swaps(&self) -> Vec<Swap<'_>> {

@@ -124,14 +124,13 @@ pub(super) struct TrialTaker<'a> {
 
 /// Divides what was spent of the trials of replaced items among the new items on trial: to each up to its
 /// worth, first to the one with the most credits, and what is left to that one.
-pub(super) fn hand_over_trials<'a>(old: impl Iterator<Item = &'a Bucket>, takers: &mut [TrialTaker<'_>]) {
+/// `old`: what was spent of each trial, and whether a period with an amount was paid for.
+pub(super) fn hand_over_trials(old: impl Iterator<Item = (Credits, bool)>, takers: &mut [TrialTaker<'_>]) {
     takers.sort_by_key(|taker| (Reverse(taker.worth), taker.item));
     let (mut spent, mut was_paid) = (Credits::ZERO, false);
-    for bucket in old {
-        was_paid |= bucket.hands_over.was_paid;
-        if bucket.trial {
-            spent = spent.plus(bucket.spent);
-        }
+    for (of_trial, paid) in old {
+        was_paid |= paid;
+        spent = spent.plus(of_trial);
     }
     for taker in &mut *takers {
         let part = spent.min(taker.worth);

@@ -497,6 +497,13 @@ fn an_added_or_removed_item_takes_nothing_over() {
     check_both(
         "the other one is removed",
         &given,
+    let unpaid = vec![
+        shows(T, "active", &[item("si_1", "price_pro", T, end)]),
+        bill(T + 1, "in_1", "subscription_create", &[line("si_1", "price_pro", 2000, T, end)]),
+        shows(T + DAY, "active", &[item("si_2", "price_business", T, end)]),
+        shows(T + 2 * DAY, "trialing", &[item("si_3", "price_pro", T + 2 * DAY, moved)]),
+    ];
+    check_life("after an unpaid swap", &unpaid, "pro 5000 | si_1=5000 si_3=0");
         "business 20100 | si_1=100 si_2=20000",
         "business 20100 | si_1=100 si_2=20000",
     );

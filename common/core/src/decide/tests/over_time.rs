@@ -836,6 +836,21 @@ fn a_removed_item_s_paid_year_does_not_stop_free_credits() {
     assert_eq!(end(&Run::of(&given)), "free 5200 | si_1=5000 signup=200");
 }
 
+/// Found by the judge: the item that came later counted as access in the time before it.
+#[test]
+fn a_later_item_does_not_stop_the_free_credits_after_a_refund() {
+    let given = [
+        Step::Edit("[policy]\n", "[policy]\nfree_credits = 200\nrefunded_access = \"end\"\n"),
+        Step::At(T),
+        Step::Signup,
+        bill(T + 1, "in_1", "subscription_create", &[line("si_1", "price_pro_year", 20_000, T, T + YEAR)]),
+        tie(T + 2, "in_1"),
+        refunded(T + DAY, "pi_in_1", 20_000),
+        shows(months(3) + DAY, "active", &[item("si_2", "price_pro", months(3) + DAY, months(4) + DAY)]),
+    ];
+    assert_eq!(end(&Run::of(&given)), "pro 200 | si_1=0 signup=200");
+}
+
 #[test]
 fn of_trials_that_end_together_the_one_that_began_first_is_spent_first() {
     let ends = T + 9 * DAY;
