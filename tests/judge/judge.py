@@ -2,16 +2,15 @@
 `World` plays the steps of a case, as tests/cases/README.md says. Times are seconds; intervals half open."""
 
 import calendar
-import collections
 import datetime
+from collections import Counter, defaultdict, namedtuple
 
 from facts import DAY, TERMINAL, Facts
 
 NEVER = 10**12
-Opening = collections.namedtuple(
-    "Opening", "item sub start end plan quantity invoice credits positive opens_at shown")
-Segment = collections.namedtuple("Segment", "opening k due end")  # a paid period, or a month of one
-Lot = collections.namedtuple("Lot", "key bucket left since until free plan")
+Opening = namedtuple("Opening", "item sub start end plan quantity invoice credits positive opens_at shown")
+Segment = namedtuple("Segment", "opening k due end")  # a paid period, or a month of one
+Lot = namedtuple("Lot", "key bucket left since until free plan")
 
 
 def add_months(at, months):
@@ -33,17 +32,17 @@ class User:
         self.back = lambda document, at: self.facts.went_back(document.id, at, now)
         self.read_lines()
         self.plan_openings = lambda: [o for openings in self.openings.values() for o in openings]
-        self.handed = collections.defaultdict(lambda: ([], collections.Counter()))
+        self.handed = defaultdict(lambda: ([], Counter()))
         self.swap_items()
 
     def snapshots(self, sub, at=NEVER):
         return [s for s in self.facts.snapshots.get(sub, []) if s.created <= at]
 
     def read_lines(self):
-        self.openings, self.charges = collections.defaultdict(list), collections.defaultdict(list)
+        self.openings, self.charges = defaultdict(list), defaultdict(list)
         self.named, self.trial_lines, flagged = {}, {}, []
         for invoice in sorted(self.facts.invoices.values(), key=lambda i: (i.created, i.id)):
-            lines = collections.defaultdict(list)
+            lines = defaultdict(list)
             for line in invoice.lines if invoice.sub in self.subs else ():
                 item = line.item or (line.plan and self.item_of(invoice.sub, line.plan))
                 if item and not line.pack:
@@ -95,8 +94,7 @@ class User:
 
     def all_items(self):
         items = {item: sub for sub in self.subs for s in self.snapshots(sub) for item in s.items}
-        items |= {item: o[0].sub for item, o in self.openings.items() if o}
-        return items | {item: opening.sub for item, opening in self.trial_lines.items()}
+        return items | {o.item: o.sub for o in [*self.plan_openings(), *self.trial_lines.values()]}
 
     def shown(self, opening, after, until):
         """(created, plan, quantity) of the snapshots that can change the plan inside this paid period."""
@@ -109,13 +107,11 @@ class User:
 
     def blocked(self, opening, at):
         """Whether no month begins at this moment."""
-        known = [s for s in self.snapshots(opening.sub)
-                 if s.created <= at or s.status in TERMINAL and s.ended <= at]
+        known = [s for s in self.snapshots(opening.sub) if min(s.created, s.ended) <= at]
         gone = min(self.removed_at(opening.item, opening.sub), self.deleted_at(opening.sub)) <= at
         if gone or self.all_refunded(opening, at) or self.facts.dispute_open(opening.invoice.id, at):
             return True
-        last = known[-1] if known else None
-        until_end = self.policy["pause_collection"] == "until_period_end"
+        last, until_end = (known or [None])[-1], self.policy["pause_collection"] == "until_period_end"
         return last and (last.status in TERMINAL and last.reason != "payment_failed"
                          or last.status == "paused" or last.pause_collection and until_end)
 
@@ -151,7 +147,7 @@ class User:
     def taken_over(self, segment):
         """The plans that replaced items had before a segment, and what was spent of each."""
         item, first = segment.opening.item, segment.opening == self.openings[segment.opening.item][0]
-        return self.handed[item] if first and not segment.k else ([], collections.Counter())
+        return self.handed[item] if first and not segment.k else ([], Counter())
 
     def plans(self, segment, until):
         plans = [*self.taken_over(segment)[0], *(plan for _, plan, _ in self.in_force(segment, until))]
@@ -184,17 +180,30 @@ class User:
 
     def after_refunds(self, opening, part, at):
         """What is left of a part that the opening granted; unused time was paid by the period before."""
-        before = [o for o in self.openings[opening.item] if o.start < opening.start]
-        charges = self.charges_of(before[-1]) if before else []
+        before = [o for o in self.openings[opening.item] if o.start < opening.start][-1:]
         # If the invoice also charges a change in the period before, its credits are set off against it.
-        if not before or not opening.credits or any(c.invoice.id == opening.invoice.id for c in charges):
-            return part - self.lost(part, opening.invoice, at)
-        left = 0
-        for paid in [opening, *(charge for charge in reversed(charges) if charge.positive > 0)]:
-            older = part * min(paid.credits, paid.positive) // paid.positive
-            left += part - older - self.lost(part - older, paid.invoice, at)
-            part = older
-        return left + self.after_refunds(before[-1], part, at)
+        netted = any(c.invoice.id == opening.invoice.id for o in before for c in self.charges_of(o))
+        older = [(o, opening.credits, opening.positive) for o in before if opening.credits and not netted]
+        own, left = part, 0
+        for period, credits, positive in older or ([] if netted else self.replaced(opening)):
+            share = min(own, part * min(credits, positive) // positive)
+            own -= share
+            for paid in reversed([charge for charge in self.charges_of(period) if charge.positive > 0]):
+                rest = share * min(paid.credits, paid.positive) // paid.positive
+                left += share - rest - self.lost(share - rest, paid.invoice, at)
+                share = rest
+            left += self.after_refunds(period, share, at)
+        return left + own - self.lost(own, opening.invoice, at)
+
+    def replaced(self, opening):
+        """The periods of items that an opening's invoice replaces, what it credits of each, and charges."""
+        lines, credits = [line for line in opening.invoice.lines if line.item], Counter()
+        gone, billed = ({i.item for i in lines if (i.amount < 0) == back} for back in (True, False))
+        lines = [line for line in lines if line.start == opening.start and opening.item not in gone]
+        charged = sum(line.amount for line in lines if line.amount > 0 and line.item not in gone)
+        credits.update({i: -sum(n.amount for n in lines if n.item == i) for i in sorted(gone - billed)})
+        old = {i: [o for o in self.openings[i] if o.start < opening.start] for i in credits if credits[i] > 0}
+        return [(openings[-1], credits[i], charged) for i, openings in old.items() if openings and charged]
 
     def fill(self, opening, worth, at):
         """What is left of `worth` after what refunds, known at `at`, took; before what was spent."""
@@ -212,7 +221,7 @@ class User:
         """What was spent of each plan in a segment, also before it, and in later months that were undone."""
         opening, k = segments[n].opening, segments[n].k
         until = segments[n + 1].k or 99 if n + 1 < len(segments) else 99
-        spent, undone = self.taken_over(segments[n])[1].copy(), collections.Counter()
+        spent, undone = self.taken_over(segments[n])[1].copy(), Counter()
         for key, credits in self.spent.items():
             if key[:3] == ("item", opening.item, opening.start) and k <= key[3] < until:
                 (spent if key[3] == k else undone)[key[4]] += credits
@@ -303,8 +312,8 @@ class User:
     def trial_of(self, item, sub):
         shown = [i for s, i in self.shown_as(item, sub) if s.status == "trialing" and s.created <= self.now]
         shown = shown[-1] if shown else self.trial_lines.get(item)
-        known = shown and shown.plan
-        return shown if known else None, known and self.catalog.amount(known, shown.quantity, trial=True) or 0
+        is_known = shown and shown.plan
+        return is_known and shown, is_known and self.catalog.amount(shown.plan, shown.quantity, True) or 0
 
     def trial_lots(self, item, sub):
         (shown, amount), handed = self.trial_of(item, sub), self.handed[item][1]
@@ -319,8 +328,7 @@ class User:
     def end_of(self, item, sub):
         """When the item's subscription ended, or it was removed from it."""
         ended = [s.ended for s in self.snapshots(sub, self.now)[-1:] if s.status in TERMINAL]
-        deleted = [at for at in [self.deleted_at(sub)] if at <= self.now]
-        return min([self.removed_at(item, sub), *ended, *deleted])
+        return min([self.removed_at(item, sub), self.deleted_at(sub), *ended])
 
     def missing(self, item, sub):
         """The first snapshot without an item that was removed, and when the item was last named."""
@@ -390,9 +398,8 @@ class User:
         return lots
 
     def pack(self, document, name, quantity, spent):
-        pack = self.catalog.packs[name]
-        days = pack.get("expires_days", 0)
-        return self.bought(document, "addon", pack.get("credits", 0) * quantity, days, spent)
+        credits, days = (self.catalog.packs[name].get(field, 0) for field in ("credits", "expires_days"))
+        return self.bought(document, "addon", credits * quantity, days, spent)
 
     def bought(self, document, bucket, granted, days, spent):
         granted -= self.lost(granted, document, self.now)
@@ -449,8 +456,9 @@ class User:
             end, days = max([o.end for o in openings[-1:]], default=0), last.days_until_due * DAY
             grace = min(max(min(start for _, start in unpaid), end), last.items[item].start)
             # An invoice that is sent may fall due in the next period, which snapshots show then.
-            starts = {end or NEVER, *(start for _, start in seen)} - {i for s, i in seen if s.status == "trialing"}
-            due = [start for start in starts if end <= start < grace and start + days <= min(unpaid)[0]]
+            trials = {start for s, start in seen if s.status == "trialing"}
+            due = [start for start in {end or NEVER, *(start for _, start in seen)} - trials
+                   if end <= start < grace and start + days <= min(unpaid)[0]]
             grace = max(due) if due and min(unpaid)[0] < grace + days else grace
             grace += days + self.policy["past_due_grace_days"] * DAY
             if running or status == "past_due" and at < grace:
@@ -459,11 +467,10 @@ class User:
 
     def paid_since(self, opening, snapshot):
         later = all(item.start <= opening.start for item in snapshot.items.values())
-        paid, first = opening.invoice.created, snapshot.status == "incomplete"
-        return first and paid >= snapshot.created or later and paid > snapshot.created
+        paid = opening.invoice.created - snapshot.created
+        return snapshot.status == "incomplete" and paid >= 0 or later and paid > 0
 
     def paid_plan(self, opening):
-        """The plan that was paid for: the newest charge's, else the opening's."""
         charges = self.charges_of(opening)
         return max(charges, key=lambda c: (c.start, c.invoice.created)).plan if charges else opening.plan
 
@@ -477,15 +484,13 @@ class World:
     """Plays the steps of a life and keeps what was spent from each lot."""
     def __init__(self, catalog, wall, any_time=False):
         self.facts, self.wall, self.any_time = Facts(catalog), wall, any_time
-        self.spent = collections.defaultdict(collections.Counter)
-        self.grants, self.complimentary = collections.defaultdict(list), collections.defaultdict(list)
-        self.created, self.taken, self.holds, self.step = {}, {}, collections.defaultdict(dict), 0
+        self.spent = defaultdict(Counter)
+        self.grants, self.complimentary = defaultdict(list), defaultdict(list)
+        self.created, self.taken, self.holds, self.step = {}, {}, defaultdict(dict), 0
 
     def now(self, user):
-        if self.any_time:
-            return max(self.wall, self.facts.latest)
         newest, clocked = self.facts.newest(user)
-        return max(self.wall, newest) if clocked else self.wall
+        return max(self.wall, self.facts.latest if self.any_time else newest * clocked)
 
     def lots(self, name):
         return User(self, name, self.now(name)).lots()
@@ -519,7 +524,7 @@ class World:
         elif "hold" in step:
             self.holds[user][step["key"]] = (step["hold"], self.now(user) + step["ttl"])
             return 201
-        elif "commit" in step:
+        elif step.get("commit") in self.holds[user]:
             return self.commit(user, step["commit"], step["amount"])
         elif "release" in step:
             return 200 if self.holds[user].pop(step["release"], None) else None
@@ -528,16 +533,15 @@ class World:
         return None
 
     def fix(self, user, fix):
-        start = parse_time(fix["from"]) if "from" in fix else self.now(user)
-        until = parse_time(fix["until"]) if fix.get("until") else NEVER
+        at = {k: int(datetime.datetime.fromisoformat(fix[k].replace("Z", "+00:00")).timestamp())
+              for k in ("from", "until") if fix.get(k)}
+        start, until = at.get("from", self.now(user)), at.get("until", NEVER)
         if fix["action"] == "complimentary":
             self.complimentary[user].append((fix["plan"], start, until))
         if fix["action"] in ("grant", "complimentary") and fix.get("credits"):
             self.grants[user].append((fix["credits"], start, until))
 
     def commit(self, user, hold, amount):
-        if hold not in self.holds[user]:
-            return None
         (held, end), now = self.holds[user][hold], self.now(user)
         if amount > (held if end > now else self.available(user)):
             return 400 if end > now else 402
@@ -568,7 +572,3 @@ class World:
         tier, credits = User(self, user, self.now(user)).tier(), sum(lot.left for lot in lots)
         return {"tier": tier, "credits": credits, "available": self.available(user, lots),
                 "lots": sorted([lot.bucket, lot.left] for lot in lots if lot.left)}
-
-
-def parse_time(text):
-    return int(datetime.datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp())

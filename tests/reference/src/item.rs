@@ -64,8 +64,29 @@ pub struct Item<'a> {
     pub handed: Handed,
     /// What its trial is worth by the latest `trialing` snapshot that shows it.
     trial: Option<i64>,
+    /// What paid for the items that a period's invoice replaces: credits, charges, and the payer.
+    replaced: BTreeMap<usize, Vec<(i64, i64, Payer<'a>)>>,
     facts: &'a Facts<'a>,
     takes: &'a Takes,
+}
+
+/// An invoice whose payment paid for a part of a grant, and who paid the shares that it credits.
+#[derive(Clone)]
+struct Payer<'a> {
+    invoice: &'a Event<'a>,
+    older: Vec<(i64, i64, Payer<'a>)>,
+}
+
+impl Payer<'_> {
+    fn loss(&self, facts: &Facts<'_>, part: i64, before: i64) -> i64 {
+        let (mut own, mut lost) = (part, 0);
+        for (credits, positives, older) in self.older.iter().filter(|o| o.1 > 0) {
+            let share = (part * credits.min(positives) / positives).min(own);
+            own -= share;
+            lost += older.loss(facts, share, before);
+        }
+        lost + facts.loss(own, self.invoice, before)
+    }
 }
 
 impl Item<'_> {
@@ -115,6 +136,16 @@ impl<'a> Sub<'a> {
             }
         }
         sub.items = lines.iter().map(|(item, lines)| sub.item(facts, item, lines, takes, now)).collect();
+        let periods = sub.items.iter().enumerate();
+        let mut periods: Vec<(i64, usize, usize)> = periods
+            .flat_map(|(i, item)| item.periods.iter().enumerate().map(move |(n, p)| (p.start, i, n)))
+            .collect();
+        periods.sort_unstable();
+        for (_, i, n) in periods {
+            let item = &sub.items[i];
+            let payers = item.payers_of_replaced(&item.periods[n], &sub.items);
+            sub.items[i].replaced.insert(n, payers);
+        }
         sub.swap_items();
         sub
     }
@@ -252,6 +283,7 @@ impl<'a> Sub<'a> {
             gone,
             handed,
             trial,
+            replaced: BTreeMap::new(),
             facts,
             takes,
         };
@@ -457,24 +489,59 @@ impl<'a> Item<'a> {
         self.opening_loss(parts[0].0, period, before) + charges.sum::<i64>()
     }
 
+    fn opening_loss(&self, part: i64, period: usize, before: i64) -> i64 {
+        self.payer(period).loss(self.facts, part, before)
+    }
+
     /// "Where the invoice that opened the current period credits unused time of the item (its negative
     /// lines), the share min(1, credits / positive lines of the item) was paid by the credited period's
-    /// payment …: a refund of that payment takes that share, and the invoice's own refund takes the rest."
-    fn opening_loss(&self, part: i64, period: usize, before: i64) -> i64 {
+    /// payment …: a refund of that payment takes that share, and the invoice's own refund takes the rest." Of an
+    /// item that replaces others, their negative lines count.
+    fn payer(&self, period: usize) -> Payer<'a> {
         let p = &self.periods[period];
+        let mut payer = Payer { invoice: p.invoice, older: Vec::new() };
         // Where the credited period is not known, the invoice's own payment is all that is.
-        let Some(earlier) = period.checked_sub(1) else { return self.facts.loss(part, p.invoice, before) };
-        // What an invoice credits beside a charge of the credited period pays for that charge.
-        let nets = self.charges_of(earlier).any(|c| c.invoice.doc == p.invoice.doc);
-        let mut share = if nets { 0 } else { p.credited(part) };
-        let mut lost = self.facts.loss(part - share, p.invoice, before);
-        // "The newest charge of that period, else its opening; and so on back."
-        for c in self.charges_of(earlier).rev().filter(|c| c.positives > 0) {
-            let rest = c.credited(share);
-            lost += self.facts.loss(share - rest, c.invoice, before);
-            share = rest;
+        match period.checked_sub(1) {
+            // What an invoice credits beside a charge of the credited period pays for that charge.
+            Some(earlier) if self.charges_of(earlier).any(|c| c.invoice.doc == p.invoice.doc) => {}
+            Some(earlier) if p.credits > 0 => {
+                payer.older.push((p.credits, p.positives, self.newest_payer(earlier)));
+            }
+            _ => payer.older = self.replaced.get(&period).cloned().unwrap_or_default(),
         }
-        lost + self.opening_loss(share, earlier, before)
+        payer
+    }
+
+    /// "The newest charge of that period, else its opening; and so on back."
+    fn newest_payer(&self, period: usize) -> Payer<'a> {
+        self.charges_of(period).filter(|c| c.positives > 0).fold(self.payer(period), |older, c| Payer {
+            invoice: c.invoice,
+            older: vec![(c.credits, c.positives, older)],
+        })
+    }
+
+    /// What paid for the items that an invoice replaces by others, this one among them: it only credits the
+    /// ones and only charges the others, from the same moment.
+    fn payers_of_replaced(&self, p: &Paid<'a>, items: &[Item<'a>]) -> Vec<(i64, i64, Payer<'a>)> {
+        let sum = |item: &str, at: Option<i64>, sign: i64| -> i64 {
+            let of = |l: &&Line| l.item.as_deref() == Some(item) && at.is_none_or(|at| l.start == at);
+            p.invoice.lines.iter().filter(of).map(|l| (l.amount * sign).max(0)).sum()
+        };
+        let named: BTreeSet<&str> = p.invoice.lines.iter().filter_map(|l| l.item.as_deref()).collect();
+        if sum(&self.id, None, -1) > 0 {
+            return Vec::new();
+        }
+        let is_billed =
+            |id: &str| p.invoice.lines.iter().any(|l| l.item.as_deref() == Some(id) && l.amount >= 0);
+        let charged =
+            named.iter().filter(|id| sum(id, None, -1) == 0).map(|id| sum(id, Some(p.start), 1)).sum();
+        let gone = named.iter().filter(|id| !is_billed(id) && sum(id, Some(p.start), -1) > 0);
+        let known = gone.filter_map(|id| {
+            let item = items.iter().find(|i| i.id == *id)?;
+            let period = item.periods.iter().rposition(|q| q.start < p.start)?;
+            Some((sum(id, Some(p.start), -1), charged, item.newest_payer(period)))
+        });
+        known.collect()
     }
 
     /// The plan of a unit, what is left of it, and how much of it was paid for and not given back.
@@ -577,9 +644,5 @@ impl Paid<'_> {
         let paid = self.invoice.int("amount_paid") + self.invoice.int("amount_paid_off_stripe");
         let unpaid = if outside { 0 } else { total - paid.clamp(0, total.max(0)) };
         if total <= 0 { spent } else { spent * unpaid / total }
-    }
-
-    fn credited(&self, part: i64) -> i64 {
-        if self.positives > 0 { part * self.credits.min(self.positives) / self.positives } else { 0 }
     }
 }

@@ -352,6 +352,27 @@ fn a_trial_is_granted_once_per_user_and_ends_with_its_subscription() {
 }
 
 #[test]
+fn a_refund_of_a_swap_s_invoice_takes_the_share_that_its_payment_paid() {
+    for (first, swap, left) in [(0, 4800, 5000), (2000, 0, 15_000), (0, 2400, 12_500), (2000, 4800, 0)] {
+        let mut life = subscribed("", "pro", 2000, 1);
+        life.shows(5, "active", &[("si_2", "biz", 1, MONTH)]);
+        life.bills(5, "in_2", "si_2", "subscription_update", &[L(6400, "biz", true, 1, (5, 31))]);
+        let place = life.steps.len() - 2;
+        let Action::Send(event) = &mut life.steps[place].action else { panic!("an event") };
+        let invoice = &mut event["data"]["object"];
+        let mut credit = invoice["lines"]["data"][0].clone();
+        credit["amount"] = json!(-1600);
+        credit["pricing"]["price_details"]["price"] = json!("pro");
+        credit["parent"]["subscription_item_details"]["subscription_item"] = json!("si_1");
+        invoice["lines"]["data"].as_array_mut().unwrap().push(credit);
+        (invoice["total"], invoice["amount_paid"]) = (json!(4800), json!(4800));
+        life.refunds(6, "in_1", first);
+        life.refunds(6, "in_2", swap);
+        assert_eq!(life.credits(7), left, "{first} {swap}");
+    }
+}
+
+#[test]
 fn a_swap_within_a_trial_grants_no_second_trial() {
     let mut life = Life::new("");
     life.shows(0, "trialing", &[("si_1", "pro", 1, (0, 7))]).spend(1, 30);

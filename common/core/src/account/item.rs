@@ -13,6 +13,7 @@
 //! ([`mod@super::slice`]); the bucket holds the credits of the current slice.
 
 use std::cmp::Ordering;
+use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
@@ -22,7 +23,7 @@ use super::swap::Handed;
 use crate::catalog::{Catalog, PauseCollection, PlanChange};
 use crate::credits::Credits;
 use crate::event::SubscriptionStatus;
-use crate::ids::{InvoiceId, PriceId};
+use crate::ids::{InvoiceId, ItemId, PriceId};
 use crate::ledger::LedgerKey;
 use crate::timestamp::Timestamp;
 
@@ -121,6 +122,18 @@ pub struct Line {
     /// Minor units of the item's positive lines on the invoice; absent when equal to `amount`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub charged: Option<i64>,
+    /// The items that the invoice replaces by others, if this line bills one of those.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replaces: Option<Box<Replaced>>,
+}
+
+/// Items that an invoice replaces by others: it credits their unused time.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Replaced {
+    /// Minor units by which the invoice credits each of them.
+    pub credits: Vec<(ItemId, i64)>,
+    /// Minor units that it charges for the items that came instead.
+    pub charged: i64,
 }
 
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
@@ -231,6 +244,8 @@ pub struct Period {
     /// Minor units by which the invoice credits unused time of the item.
     pub(super) credited: i64,
     charged: i64,
+    /// The items that its invoice replaces.
+    replaces: Option<Box<Replaced>>,
     /// Whether no later snapshot can close it. A `trialing` snapshot closes the period of a renewal's zero
     /// line.
     pub(super) proven: bool,
@@ -264,6 +279,8 @@ impl Period {
 /// What the computation of a bucket needs besides the item.
 #[derive(Clone, Copy)]
 pub(super) struct View<'a> {
+    /// All items of the subscription.
+    pub items: &'a BTreeMap<ItemId, Item>,
     /// How plan changes count.
     pub plan_change: PlanChange,
     /// Minor units of an invoice's payments that were refunded or disputed.
@@ -330,6 +347,11 @@ pub struct Bucket {
 }
 
 impl Bucket {
+    /// What was spent of the trial, and whether a period with an amount was paid for.
+    pub(super) fn hands_over_of_trial(&self) -> (Credits, bool) {
+        (if self.trial { self.spent } else { Credits::ZERO }, self.hands_over.was_paid)
+    }
+
     /// The slice and the plan that spends are counted under.
     pub(super) fn spends_of(&self) -> (Timestamp, String) {
         match &self.period {
@@ -347,11 +369,6 @@ impl Item {
     pub(super) fn records(&self) -> usize {
         self.lines.len() + self.sights.len() + self.spent.len()
     }
-    /// What was spent of the trial, and whether a period with an amount was paid for.
-    pub(super) fn hands_over_of_trial(&self) -> (Credits, bool) {
-        (if self.trial { self.spent } else { Credits::ZERO }, self.hands_over.was_paid)
-    }
-
 
     /// Adds a line of a paid invoice that was made at `made`. A later line of the same price and period has the terms of the first
     /// one, also if the catalog has changed since.
@@ -602,6 +619,7 @@ impl Item {
                 paid: most.paid.unwrap_or(most.total),
                 credited: most.credited,
                 charged: most.charged.unwrap_or(most.amount),
+                replaces: most.replaces.clone(),
                 proven: opening.amount > 0 || self.is_free(opening),
                 resets: here().any(|line| line.terms.resets() && (line.amount > 0 || opens(&line))),
             };
@@ -870,10 +888,9 @@ impl Item {
     }
 
     /// The part of an opening's credits that refunds and disputes take. If the opening's invoice credits
-    /// unused time of the item, the payments of the credited period paid that share: first the newest charge
-    /// of that period, except for the unused time that this charge credits itself, and so on back to the
-    /// period's opening. If the invoice also charges a change in the credited period, it credits the unused
-    /// time against that charge, and its own payment pays for the whole opening.
+    /// unused time of the item, the payments of the credited period paid that share. If the invoice also
+    /// charges a change in the credited period, it credits the unused time against that charge, and its own
+    /// payment pays for the whole opening.
     fn lost_of_opening(
         &self,
         part: Credits,
@@ -883,14 +900,29 @@ impl Item {
     ) -> Credits {
         let own = |part: Credits| part.share((view.refunded)(&period.invoice), period.total);
         let before = periods.iter().rev().find(|other| other.start < period.start);
-        let Some(before) = before.filter(|_| period.credited > 0) else { return own(part) };
-        let charges = self.charges(before, periods);
-        if charges.iter().any(|line| line.invoice == period.invoice) {
+        let Some(before) = before.filter(|_| period.credited > 0) else {
+            let (rest, lost) = lost_of_replaced(part, period, view);
+            return lost.plus(own(rest));
+        };
+        if self.charges(before, periods).iter().any(|line| line.invoice == period.invoice) {
             return own(part);
         }
-        let mut credited = part.share(period.credited, period.charged);
-        let mut lost = own(part.minus(credited));
-        for line in charges.iter().rev() {
+        let credited = part.share(period.credited, period.charged);
+        own(part.minus(credited)).plus(self.lost_of_credited(credited, before, periods, view))
+    }
+
+    /// What refunds and disputes take of a share that the payments of an earlier period paid: first the newest
+    /// charge of that period, except for the unused time that this charge credits itself, and so on back to the
+    /// period's opening.
+    fn lost_of_credited(
+        &self,
+        mut credited: Credits,
+        before: &Period,
+        periods: &[Period],
+        view: &View<'_>,
+    ) -> Credits {
+        let mut lost = Credits::ZERO;
+        for line in self.charges(before, periods).iter().rev() {
             let charged = line.charged.unwrap_or(line.amount);
             if charged > 0 {
                 let rest = credited.share(line.credited, charged);
@@ -1162,6 +1194,22 @@ impl Run {
     fn worth(&self) -> Credits {
         self.terms.worth(self.quantity)
     }
+}
+
+/// What refunds and disputes take of an opening through the payments of the items that its invoice replaces,
+/// and the part that its own payment paid.
+fn lost_of_replaced(part: Credits, period: &Period, view: &View<'_>) -> (Credits, Credits) {
+    let (mut rest, mut lost) = (part, Credits::ZERO);
+    let Some(replaces) = &period.replaces else { return (rest, lost) };
+    for (id, credits) in &replaces.credits {
+        let Some(item) = view.items.get(id) else { continue };
+        let periods = item.periods(view);
+        let Some(before) = periods.iter().rfind(|before| before.start < period.start) else { continue };
+        let share = part.share(*credits, replaces.charged).min(rest);
+        rest = rest.minus(share);
+        lost = lost.plus(item.lost_of_credited(share, before, &periods, view));
+    }
+    (rest, lost)
 }
 
 /// The plan in force at a moment.

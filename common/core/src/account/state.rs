@@ -301,6 +301,7 @@ impl State {
         };
         let first = self.first_trial.as_ref().is_none_or(|(_, first)| first == id);
         let view = View {
+            items: &subscription.items,
             plan_change: policy.plan_change,
             phases: &subscription.phases,
             pause_collection: policy.pause_collection,
@@ -417,8 +418,8 @@ impl State {
                     }
                 }
                 let swaps = if keeps_all { Vec::new() } else { subscription.swaps() };
-                for swap in swaps {
                 let mut trials_of: BTreeMap<ItemId, Handed> = BTreeMap::new();
+                for swap in swaps {
                     let old = || swap.old.iter().filter_map(|old| items.get(&(id.clone(), (*old).clone())));
                     let mut takers: Vec<Taker<'_>> = Vec::new();
                     let mut trials: Vec<TrialTaker<'_>> = Vec::new();
@@ -434,7 +435,6 @@ impl State {
                                 let worth = known.trial_worth().unwrap_or_default();
                                 trials.push(TrialTaker { item, worth, handed });
                             }
-                            (None, _) => {}
                         }
                     }
                     hand_over(old(), &mut takers);

@@ -20,7 +20,7 @@
 
 use super::customer_subscription::{Place, PriceTerms, price_terms};
 use super::{EventFacts, Parked, offer, payment_of_invoice};
-use crate::account::item::Line;
+use crate::account::item::{Line, Replaced};
 use crate::account::lots::Purchase;
 use crate::account::products::BoughtProduct;
 use crate::account::snapshot::{Terms, digest};
@@ -369,6 +369,7 @@ impl Sold {
             paid: (paid != total).then_some(paid),
             credited: 0,
             charged: None,
+            replaces: None,
         };
         self.lines.push((item, line));
     }
@@ -394,8 +395,36 @@ impl Sold {
             let all =
                 charges().filter(|other| !other.period_start.as_ref().is_some_and(is_later)).fold(0, sum);
             line.charged = (all != line.amount).then_some(all);
+            line.replaces = replaced(item.as_ref(), line.start, lines);
         }
     }
+}
+
+/// The items that an invoice replaces at a moment by others, of which this is one, as Laravel Cashier's `swap`
+/// does: it only credits the ones, and only charges the others.
+fn replaced(item: Option<&ItemId>, start: Timestamp, lines: &[&event::InvoiceLine]) -> Option<Box<Replaced>> {
+    let credits_it =
+        |item: &ItemId| lines.iter().any(|line| line.item.as_ref() == Some(item) && line.amount < 0);
+    let bills_it =
+        |item: &ItemId| lines.iter().any(|line| line.item.as_ref() == Some(item) && line.amount >= 0);
+    if !lines.iter().any(|line| line.amount < 0) || item.is_none_or(credits_it) {
+        return None;
+    }
+    let mut replaced = Replaced { credits: Vec::new(), charged: 0 };
+    for line in lines.iter().filter(|line| line.period_start == Some(start)) {
+        let Some(item) = &line.item else { continue };
+        if line.amount > 0 && !credits_it(item) {
+            replaced.charged = replaced.charged.saturating_add(line.amount);
+        } else if line.amount < 0 && !bills_it(item) {
+            let amount = line.amount.saturating_abs();
+            match replaced.credits.iter_mut().find(|(known, _)| known == item) {
+                Some((_, known)) => *known = known.saturating_add(amount),
+                None => replaced.credits.push((item.clone(), amount)),
+            }
+        }
+    }
+    replaced.credits.sort();
+    (!replaced.credits.is_empty()).then(|| Box::new(replaced))
 }
 
 /// The kind of an invoice's ledger entry, by its lines.

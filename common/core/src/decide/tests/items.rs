@@ -408,6 +408,55 @@ fn a_swap_to_another_price_of_the_plan_fills_nothing() {
     check_both("another price", &given, "pro 100 | si_1=0 si_2=100", "pro 100 | si_1=0 si_2=100");
 }
 
+/// The invoice of a swap charges what is left of the new price, less what was paid for the old one.
+#[test]
+fn a_refund_of_a_swap_s_invoice_takes_the_share_that_its_payment_paid() {
+    let (end, at) = (month(T), T + DAY);
+    let swapped = |old: &[(&str, &str)]| {
+        let before: Vec<Value> = old.iter().map(|(id, price)| item(id, price, T, end)).collect();
+        let paid: Vec<Value> = old.iter().map(|(id, price)| line(id, price, 2000, T, end)).collect();
+        let credits = old.iter().map(|(id, price)| flagged(id, price, -1600, at, end));
+        let charge = flagged("si_9", "price_business", 6400, at, end);
+        let lines: Vec<Value> = credits.chain([charge]).collect();
+        vec![
+            Step::Edit("[policy]\n", "[policy]\nrefunded_access = \"end\"\n"),
+            shows(T, "active", &before),
+            bill(T + 1, "in_1", "subscription_create", &paid),
+            tie(T + 2, "in_1"),
+            shows(at, "active", &[item("si_9", "price_business", T, end)]),
+            bill(at + 1, "in_2", "subscription_update", &lines),
+            tie(at + 2, "in_2"),
+        ]
+    };
+    let back = |invoice: &str, amount| refunded(at + 9, &format!("pi_{invoice}"), amount);
+    let one = swapped(&[("si_1", "price_pro")]);
+    let left = |steps: &[Step], expect: &str| {
+        check_both("refunded", &[&one, steps].concat(), expect, expect);
+    };
+    left(&[back("in_2", 4800)], "business 5000 | si_1=0 si_9=5000");
+    left(&[back("in_2", 2400)], "business 12500 | si_1=0 si_9=12500");
+    left(&[back("in_1", 2000)], "business 15000 | si_1=0 si_9=15000");
+    left(&[back("in_1", 2000), back("in_2", 4800)], "free 0 | si_1=0 si_9=0");
+    let again = [
+        shows(at + 60, "active", &[item("si_10", "price_pro", T, end)]),
+        bill(
+            at + 61,
+            "in_3",
+            "subscription_update",
+            &[
+                flagged("si_9", "price_business", -6300, at + 60, end),
+                flagged("si_10", "price_pro", 1600, at + 60, end),
+            ],
+        ),
+    ];
+    let chain = [&again[..], &[back("in_2", 4800)]].concat();
+    left(&chain, "pro 1250 | si_10=1250 si_1=0 si_9=0");
+    left(&[&chain[..], &[back("in_1", 2000)]].concat(), "free 0 | si_10=0 si_1=0 si_9=0");
+    let two = swapped(&[("si_1", "price_pro"), ("si_2", "price_boost")]);
+    let given = [two, vec![back("in_2", 3200)]].concat();
+    check_life("of two items", &given, "business 10000 | si_1=0 si_2=0 si_9=10000");
+}
+
 #[test]
 fn a_swap_within_a_trial_grants_no_second_trial() {
     let end = month(T);
@@ -448,6 +497,13 @@ fn a_swap_within_a_trial_on_a_paid_subscription_grants_no_trial() {
         &swap("price_business", 8000),
         "pro 20000 | si_1=20000 si_2=0 si_3=0",
     );
+    let unpaid = vec![
+        shows(T, "active", &[item("si_1", "price_pro", T, end)]),
+        bill(T + 1, "in_1", "subscription_create", &[line("si_1", "price_pro", 2000, T, end)]),
+        shows(T + DAY, "active", &[item("si_2", "price_business", T, end)]),
+        shows(T + 2 * DAY, "trialing", &[item("si_3", "price_pro", T + 2 * DAY, moved)]),
+    ];
+    check_life("after an unpaid swap", &unpaid, "pro 5000 | si_1=5000 si_3=0");
     check_life("a free plan", &swap("price_free", 0), "pro 2050 | si_1=50 si_2=0 si_3=2000");
 }
 
@@ -497,13 +553,6 @@ fn an_added_or_removed_item_takes_nothing_over() {
     check_both(
         "the other one is removed",
         &given,
-    let unpaid = vec![
-        shows(T, "active", &[item("si_1", "price_pro", T, end)]),
-        bill(T + 1, "in_1", "subscription_create", &[line("si_1", "price_pro", 2000, T, end)]),
-        shows(T + DAY, "active", &[item("si_2", "price_business", T, end)]),
-        shows(T + 2 * DAY, "trialing", &[item("si_3", "price_pro", T + 2 * DAY, moved)]),
-    ];
-    check_life("after an unpaid swap", &unpaid, "pro 5000 | si_1=5000 si_3=0");
         "business 20100 | si_1=100 si_2=20000",
         "business 20100 | si_1=100 si_2=20000",
     );
