@@ -110,6 +110,7 @@ class Facts:
         # (created, payment, amount, status) of each refund or dispute; of a charge what it charged
         self.refunds, self.disputes, self.charges = (collections.defaultdict(list) for _ in range(3))
         self.payment_news = []  # (created, payment)
+        self.payment = lambda name: self.same.get(name, name)
 
     def hear(self, event, heard):
         if event["id"] in self.seen:
@@ -176,9 +177,6 @@ class Facts:
 
     def owner(self, document):
         return self.owners.get(document) or self.customer_owner.get(self.customer_of.get(document))
-
-    def payment(self, name):
-        return self.same.get(name, name)
 
     def paid(self, document):
         return {self.payment(name) for name in self.paid_by.get(document, ())}

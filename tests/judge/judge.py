@@ -241,7 +241,6 @@ class User:
         for update in sorted(one for one in set(gone.values()) if one[0] < NEVER):
             new = [o for i, sub in items if (self.came(i, sub), sub) == update for o in self.openings[i][:1]]
             new, parts = sorted(new, key=lambda o: -self.catalog.amount(o.plan, o.quantity)), []
-            self.swap_trials([i for i, _ in items if gone[i] == update], update)
             for segments in filter(None, [self.segments(i) for i, _ in items if gone[i] == update]):
                 old, (spent, undone) = segments[-1].opening, self.spends(segments, len(segments) - 1)
                 # The first snapshot shows also items that were there before.
@@ -260,19 +259,22 @@ class User:
                     room = max(0, self.catalog.amount(opening.plan, opening.quantity) - spent.total())
                     spent[plan], left = spent[plan] + min(left, room), max(0, left - room)
                 self.handed[rest[0].item][1][plan] += left
+        for at, old, sub in sorted((at, item, sub) for item, (at, sub) in gone.items() if at < NEVER):
+            self.hand_trial_on(at, old, sub, gone)
 
-    def swap_trials(self, old, update):
-        """A subscription has one trial, also if other items take the place of those that have it."""
-        spent = sum(self.spent["trial", i] + self.handed[i][1]["trial"] for i in old if not self.openings[i])
-        paid = any(self.handed[i][1]["paid"] or any(o.positive for o in self.openings[i]) for i in old)
-        new = [(-self.trial_of(i, sub)[1], i) for i, sub in self.all_items().items()
-               if (self.came(i, sub), sub) == update and not self.openings[i]]
-        new = new if self.snapshots(update[1])[0].created < update[0] else []
-        for worth, item in sorted(new):
-            self.handed[item][1].update(trial=min(spent, -worth), paid=paid)
-            spent -= min(spent, -worth)
+    def hand_trial_on(self, at, old, sub, gone):
+        """A subscription has one trial, also if an item comes and the one that has it goes."""
+        spent = self.handed[old][1]["trial"] + (0 if self.openings[old] else self.spent["trial", old])
+        paid = self.handed[old][1]["paid"] or any(o.positive for o in self.openings[old])
+        since = max(self.came(old, sub), self.snapshots(sub)[0].created)
+        new = sorted((-self.trial_of(i, sub)[1], i) for i, (end, of) in gone.items()
+                     if of == sub and not self.openings[i] and self.came(i, sub) > since and end > at)
+        for worth, item in new:
+            part = min(spent, max(0, -worth - self.handed[item][1]["trial"]))
+            self.handed[item][1].update(trial=part, paid=paid)
+            spent -= part
         if new:
-            self.handed[min(new)[1]][1]["trial"] += spent
+            self.handed[new[0][1]][1]["trial"] += spent
 
     def lot(self, key, bucket, granted, since, until, free=False, plan=False):
         return Lot(key, bucket, max(0, granted - self.spent.get(key, 0)), since, until, free, plan)

@@ -56,30 +56,40 @@ impl<'a> Sub<'a> {
             let before = self.snapshots.first().is_some_and(|s| s.created < at);
             let old = self.items.iter().filter(|i| i.gone == Some(at));
             let given: Vec<Given> = old.filter_map(|i| i.hands_over(before)).collect();
-            let gone: Vec<&Item<'a>> = self.items.iter().filter(|i| i.gone == Some(at)).collect();
-            let trial = gone.iter().map(|i| i.trial_spent()).sum();
-            let was_paid = gone.iter().any(|i| i.handed.was_paid || i.periods.iter().any(Paid::costs));
-            let is_new = |i: &&mut Item<'a>| i.came == Some(at);
-            let new = self.items.iter_mut().filter(is_new);
-            let (mut trials, mut new): (Vec<_>, Vec<_>) = new.partition(|i| i.periods.is_empty());
+            let is_new = |i: &&mut Item<'a>| i.came == Some(at) && !i.periods.is_empty();
+            let mut new: Vec<&mut Item<'a>> = self.items.iter_mut().filter(is_new).collect();
             hand_over(&given, &mut new);
-            if before {
-                hand_over_trials(trial, was_paid, &mut trials);
+        }
+        self.hand_over_trials();
+    }
+
+    /// 2.7: "once per subscription", also if another item comes for the one that has it: what was spent of a
+    /// removed item's trial counts for the items on trial that came after it, each up to what its trial is
+    /// worth, the one with the most credits first, which also takes the rest.
+    fn hand_over_trials(&mut self) {
+        let removals = self.items.iter().filter_map(|i| Some((i.gone?, i.id.clone())));
+        let removals: BTreeSet<(i64, String)> = removals.collect();
+        let Some(first) = self.snapshots.first().map(|s| s.created) else { return };
+        for (at, id) in removals {
+            let Some(old) = self.items.iter().find(|i| i.id == id) else { continue };
+            let (mut spent, since) = (old.trial_spent(), old.came.unwrap_or(first).max(first));
+            let was_paid = old.handed.was_paid || old.periods.iter().any(Paid::costs);
+            let later = |i: &&mut Item<'a>| {
+                i.periods.is_empty()
+                    && i.came.is_some_and(|came| came > since)
+                    && i.gone.is_none_or(|g| g > at)
+            };
+            let mut new: Vec<&mut Item<'a>> = self.items.iter_mut().filter(later).collect();
+            new.sort_by_key(|i| (Reverse(i.trial_worth()), i.id.clone()));
+            for item in &mut new {
+                let part = spent.min((item.trial_worth() - item.handed.trial).max(0));
+                item.handed.trial += part;
+                item.handed.was_paid |= was_paid;
+                spent -= part;
             }
+            new.first_mut().into_iter().for_each(|i| i.handed.trial += spent);
         }
     }
-}
-
-/// 2.7: "once per subscription", also if another item takes its place: each new item up to what its trial is
-/// worth, the one with the most credits first, which also takes the rest.
-fn hand_over_trials(mut spent: i64, was_paid: bool, new: &mut [&mut Item<'_>]) {
-    new.sort_by_key(|i| (Reverse(i.trial_worth()), i.id.clone()));
-    for item in &mut *new {
-        item.handed.was_paid = was_paid;
-        item.handed.trial = spent.min(item.trial_worth());
-        spent -= item.handed.trial;
-    }
-    new.first_mut().into_iter().for_each(|i| i.handed.trial += spent);
 }
 
 impl Item<'_> {

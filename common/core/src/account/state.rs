@@ -16,7 +16,7 @@ use super::products::BoughtProduct;
 use super::slice::{Carry, Phase, phase_at};
 use super::snapshot::Snapshot;
 use super::subscription::Subscription;
-use super::swap::{Handed, NOTHING, Taker, TrialTaker, hand_over, hand_over_trials};
+use super::swap::{Handed, NOTHING, Taker, hand_over, hand_over_trials};
 use crate::catalog::{Addons, PauseCollection, Policy, RefundedAccess, SpendOrder, Trials};
 use crate::credits::Credits;
 use crate::event::SubscriptionStatus;
@@ -417,44 +417,40 @@ impl State {
                         items.insert(key, bucket);
                     }
                 }
-                let swaps = if keeps_all { Vec::new() } else { subscription.swaps() };
-                let mut trials_of: BTreeMap<ItemId, Handed> = BTreeMap::new();
-                for swap in swaps {
-                    let old = || swap.old.iter().filter_map(|old| items.get(&(id.clone(), (*old).clone())));
+                if keeps_all {
+                    return;
+                }
+                for swap in subscription.swaps() {
+                    let old = swap.old.iter().filter_map(|old| items.get(&(id.clone(), (*old).clone())));
                     let mut takers: Vec<Taker<'_>> = Vec::new();
-                    let mut trials: Vec<TrialTaker<'_>> = Vec::new();
                     for (item, known) in
                         swap.new.iter().filter_map(|new| subscription.items.get_key_value(*new))
                     {
+                        let first = known.periods(view).into_iter().next();
                         let may_be_older = swap.is_oldest;
-                        let handed = Handed::default();
-                        match known.periods(view).into_iter().next() {
-                            Some(period) => takers.push(Taker { item, period, handed, may_be_older }),
-                            None if may_be_older => {}
-                            None => {
-                                let worth = known.trial_worth().unwrap_or_default();
-                                trials.push(TrialTaker { item, worth, handed });
-                            }
-                        }
+                        takers.extend(first.map(|period| Taker {
+                            item,
+                            period,
+                            handed: Handed::default(),
+                            may_be_older,
+                        }));
                     }
-                    hand_over(old(), &mut takers);
-                    let of_trials = old().map(Bucket::hands_over_of_trial);
-                    let passed = swap.old.iter().filter_map(|old| trials_of.get(*old));
-                    hand_over_trials(
-                        of_trials.chain(passed.map(|one| (one.total(), one.was_paid))),
-                        &mut trials,
-                    );
-                    let takers = takers.iter().map(|taker| (taker.item, &taker.handed));
-                    let handed = takers.chain(trials.iter().map(|taker| (taker.item, &taker.handed)));
-                    for (item, handed) in handed.filter(|(_, handed)| **handed != NOTHING) {
-                        let Some(known) = subscription.items.get(item) else { continue };
+                    hand_over(old, &mut takers);
+                    for Taker { item, handed, .. } in takers.iter().filter(|taker| taker.handed != NOTHING) {
+                        let Some(known) = subscription.items.get(*item) else { continue };
                         let bucket = bucket(known, subscription.removed_at(item), handed);
-                        if bucket == Bucket::default() {
-                            // Without a trial of its own it only passes on what it took over.
-                            trials_of.insert(item.clone(), handed.clone());
-                        } else {
-                            items.insert((id.clone(), item.clone()), bucket);
-                        }
+                        items.insert((id.clone(), (*item).clone()), bucket);
+                    }
+                }
+                let of_trial = |item: &ItemId| {
+                    let bucket = items.get(&(id.clone(), item.clone()));
+                    bucket.map_or((Credits::ZERO, false), Bucket::hands_over_of_trial)
+                };
+                for (item, handed) in hand_over_trials(subscription, of_trial, view) {
+                    let Some(known) = subscription.items.get(item) else { continue };
+                    let bucket = bucket(known, subscription.removed_at(item), &handed);
+                    if bucket != Bucket::default() {
+                        items.insert((id.clone(), item.clone()), bucket);
                     }
                 }
             });

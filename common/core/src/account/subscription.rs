@@ -310,6 +310,20 @@ impl Subscription {
         self.sets.iter().filter(|set| set.items.contains(id)).flat_map(|set| &set.seen).min().copied()
     }
 
+    /// The removed items, the earliest removal first.
+    pub(super) fn removals(&self) -> Vec<(Timestamp, &ItemId)> {
+        let removal = |id| Some((self.missing_at(id, self.named_at(id))?, id));
+        let mut removals: Vec<_> = self.items.keys().filter_map(removal).collect();
+        removals.sort();
+        removals
+    }
+
+    /// Whether a snapshot shows that an item was added later than another one.
+    pub(super) fn came_after(&self, item: &ItemId, other: &ItemId) -> bool {
+        let oldest = self.sets.iter().flat_map(|set| &set.seen).min().copied();
+        self.first_seen(item) > oldest.max(self.first_seen(other))
+    }
+
     /// Whether an item was in the subscription at a moment, as far as is known.
     pub(super) fn was_there(&self, id: &ItemId, item: &Item, at: Timestamp) -> bool {
         let came = self.first_seen(id).into_iter().chain(item.known_since()).min();

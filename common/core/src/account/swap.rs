@@ -1,13 +1,14 @@
 //! Items that replace others, as Laravel Cashier's `swap` changes a plan.
 //!
 //! **Invariant:** a swap counts as a plan change within one item does. What was spent of the item that was
-//! replaced is handed over once, to one of the items that replaced it. Within a trial, so is what was spent
-//! of the trial.
+//! replaced is handed over once, to one of the items that replaced it. So is what was spent of its trial, also
+//! if the other item came in another update.
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
-use super::item::{Bucket, Period};
+use super::item::{Bucket, Period, View};
+use super::subscription::Subscription;
 use crate::credits::Credits;
 use crate::ids::ItemId;
 
@@ -114,31 +115,39 @@ pub(super) fn hand_over<'a>(old: impl Iterator<Item = &'a Bucket>, takers: &mut 
     }
 }
 
-/// A new item without a period, on trial.
-pub(super) struct TrialTaker<'a> {
-    pub item: &'a ItemId,
-    /// What its trial is worth.
-    pub worth: Credits,
-    pub handed: Handed,
-}
-
-/// Divides what was spent of the trials of replaced items among the new items on trial: to each up to its
-/// worth, first to the one with the most credits, and what is left to that one.
-/// `old`: what was spent of each trial, and whether a period with an amount was paid for.
-pub(super) fn hand_over_trials(old: impl Iterator<Item = (Credits, bool)>, takers: &mut [TrialTaker<'_>]) {
-    takers.sort_by_key(|taker| (Reverse(taker.worth), taker.item));
-    let (mut spent, mut was_paid) = (Credits::ZERO, false);
-    for (of_trial, paid) in old {
-        was_paid |= paid;
-        spent = spent.plus(of_trial);
+/// What items on trial take over of items that were removed. A removed item hands what was spent of its trial
+/// to those that came after it: up to what their trials are worth, the one with the most credits first, which
+/// also takes the rest. `of_trial` says what was spent of an item's own trial, and whether a period of it with
+/// an amount was paid for.
+pub(super) fn hand_over_trials<'a>(
+    subscription: &'a Subscription,
+    of_trial: impl Fn(&ItemId) -> (Credits, bool),
+    view: &View<'_>,
+) -> BTreeMap<&'a ItemId, Handed> {
+    let mut all: BTreeMap<&ItemId, Handed> = BTreeMap::new();
+    let removals = subscription.removals();
+    for (at, old) in &removals {
+        let stays = |item: &ItemId| removals.iter().all(|(removed, other)| *other != item || removed > at);
+        let later = subscription.items.iter().filter(|(item, known)| {
+            subscription.came_after(item, old) && stays(item) && known.periods(view).is_empty()
+        });
+        let mut takers: Vec<(Credits, &ItemId)> =
+            later.map(|(item, known)| (known.trial_worth().unwrap_or_default(), item)).collect();
+        takers.sort_by_key(|(worth, item)| (Reverse(*worth), *item));
+        let (own, paid) = of_trial(old);
+        let before = all.get(*old).unwrap_or(&NOTHING);
+        let (mut spent, was_paid) = (own.plus(before.total()), paid || before.was_paid);
+        for (worth, item) in &takers {
+            let handed = all.entry(*item).or_default();
+            let part = spent.min(worth.minus(handed.total()));
+            handed.add("", part);
+            handed.was_paid |= was_paid;
+            spent = spent.minus(part);
+        }
+        if let Some((_, first)) = takers.first() {
+            all.entry(*first).or_default().add("", spent);
+        }
     }
-    for taker in &mut *takers {
-        let part = spent.min(taker.worth);
-        taker.handed.add("", part);
-        taker.handed.was_paid = was_paid;
-        spent = spent.minus(part);
-    }
-    if let Some(first) = takers.first_mut() {
-        first.handed.add("", spent);
-    }
+    all.retain(|_, handed| *handed != NOTHING);
+    all
 }

@@ -469,10 +469,22 @@ fn a_swap_within_a_trial_grants_no_second_trial() {
     let swapped = [begun.clone(), vec![trial(T + DAY, &[("si_2", "price_pro")])]].concat();
     check_life("swapped", &swapped, "pro 500 | si_1=0 si_2=500");
     let two = trial(T + DAY, &[("si_2", "price_pro"), ("si_3", "price_boost")]);
-    check_life("to two", &[begun, vec![two]].concat(), "pro 800 | si_1=0 si_2=500 si_3=300");
+    check_life("to two", &[begun.clone(), vec![two]].concat(), "pro 800 | si_1=0 si_2=500 si_3=300");
     let again = vec![Step::Spend(200), trial(T + 2 * DAY, &[("si_3", "price_pro")])];
     let again = [swapped, again].concat();
     check_life("and again", &again, "pro 300 | si_1=0 si_2=0 si_3=300");
+    // By the API of subscription items a plan is changed in two updates.
+    let both = trial(T + DAY, &[("si_1", "price_pro"), ("si_2", "price_pro")]);
+    let added = [begun.clone(), vec![both, Step::Spend(500)]].concat();
+    check_life("one more", &added, "pro 2000 | si_1=0 si_2=2000");
+    let added = [added, vec![trial(T + DAY + 60, &[("si_2", "price_pro")])]].concat();
+    check_life("and the first is removed", &added, "pro 0 | si_1=0 si_2=0");
+    let beside = vec![
+        trial(T, &[("si_1", "price_pro"), ("si_2", "price_boost")]),
+        Step::Spend(2100),
+        trial(T + DAY, &[("si_2", "price_boost")]),
+    ];
+    check_life("beside an item from the start", &beside, "pro 200 | si_1=0 si_2=200");
     let paid = vec![
         shows(end, "active", &[item("si_3", "price_pro", end, month(end))]),
         bill(end + 1, "in_2", "subscription_cycle", &[line("si_3", "price_pro", 2000, end, month(end))]),
