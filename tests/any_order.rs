@@ -11,11 +11,12 @@
 //!
 //! Drawn in every life: plan changes (billed at once, with the next invoice, with a new period, declined),
 //! seats, trials, unpaid first invoices, renewals that fail, packs, orders, refunds and disputes of any
-//! payment. Drawn in a third of the lives: items with intervals of their own, gained and lost; prorated first
-//! invoices and starts without one; backdated starts; quotes; extended trials and trials on a paid item;
-//! periods that are billed in advance; coupons of 100 %; invoices that are paid by balance, half by balance
-//! or out of band; invoices by e-mail that fall overdue; paused collection. Not drawn: credit notes (they
-//! raise a refund or nothing), metered lines, thresholds, packs on invoices, plans for life, several owners.
+//! payment. Drawn in a third of the lives: items with intervals of their own, gained, lost and swapped;
+//! prorated first invoices and starts without one; backdated starts; quotes; extended trials and trials on a
+//! paid item; periods that are billed in advance; coupons of 100 %; invoices that are paid by balance, half by
+//! balance or out of band; invoices by e-mail that fall overdue; paused collection. Not drawn: credit notes
+//! (they raise a refund or nothing), metered lines, thresholds, packs on invoices, plans for life, several
+//! owners.
 //!
 //! Under `on_payment` the law of money is checked. After every event no item may hold more than its
 //! subscription's largest paid line or trial is worth. The judge's buckets hold at most what is paid for or

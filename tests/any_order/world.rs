@@ -400,6 +400,15 @@ impl<'a> World<'a> {
                 _ => {}
             }
         }
+        // What an invoice credits was paid by an earlier one, which may be unknown.
+        let charges = |object: &&Value| object["lines"]["data"].as_array().cloned().unwrap_or_default();
+        let charged: BTreeSet<String> = invoices
+            .iter()
+            .flat_map(|(_, object)| charges(object))
+            .filter(|line| line["amount"].as_i64() > Some(0))
+            .map(|line| line_item(&line).to_owned())
+            .collect();
+        let is_charged = |item: &str| charged.contains(item);
         let is_back = |object: &Value| {
             let shown = &object["payments"]["data"][0]["payment"]["payment_intent"];
             let tied = payments.get(&object["id"].as_str()).copied();
@@ -408,6 +417,9 @@ impl<'a> World<'a> {
             let total = object["total"].as_i64().unwrap_or(0);
             let lines = object["lines"]["data"].as_array().into_iter().flatten();
             lines.clone().all(|line| line["amount"] != 0)
+                && lines
+                    .filter(|line| line["amount"].as_i64() < Some(0))
+                    .all(|line| is_charged(line_item(line)))
                 && object["subtotal"] == total
                 && (total <= 0
                     || back.get(intent).is_some_and(|refunds| refunds.values().sum::<i64>() >= total))
@@ -552,4 +564,10 @@ impl<'a> World<'a> {
         }
         Ok(())
     }
+}
+
+/// The subscription item of a line of an invoice.
+fn line_item(line: &Value) -> &str {
+    let of_parent = &line["parent"]["subscription_item_details"]["subscription_item"];
+    of_parent.as_str().or(line["subscription_item"].as_str()).unwrap_or_default()
 }

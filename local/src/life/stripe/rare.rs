@@ -215,7 +215,7 @@ impl Stripe<'_> {
         if rare.items.iter().any(|item| item.end <= now) {
             return self.renew_rare(rare);
         }
-        match self.rng.u8(..9) {
+        match self.rng.u8(..10) {
             0 | 1 if rare.items.iter().any(|item| item.per_seat) => {
                 self.say("changes its seats");
                 let credits: Vec<RareLine> = rare.items.iter().map(|item| item.rest(now, -1)).collect();
@@ -272,6 +272,10 @@ impl Stripe<'_> {
                 self.say("is cancelled");
                 self.end_rare(rare, None);
             }
+            8 if rare.status == "active" && !rare.items[0].prebilled && have_one_period(&rare.items) => {
+                self.say("swaps its items");
+                self.swap_items(rare);
+            }
             _ => {
                 self.say("pauses or resumes collection");
                 rare.paused = !rare.paused;
@@ -298,6 +302,20 @@ impl Stripe<'_> {
         } else if !lines.is_empty() {
             self.bill_rare(rare, "subscription_cycle", &lines, true);
         }
+    }
+
+    /// One update removes all items and adds another one, as `swap` of Laravel Cashier does.
+    fn swap_items(&mut self, rare: &mut Rare) {
+        let now = self.now;
+        let mut lines: Vec<RareLine> = rare.items.iter().map(|item| item.rest(now, -1)).collect();
+        let (start, end, interval) = (rare.items[0].start, rare.items[0].end, rare.items[0].interval);
+        let item = self.rare_item(&rare.id, interval == YEAR, interval);
+        let item = Item { start, end, ..item };
+        lines.push(item.rest(now, 1));
+        rare.items = vec![item];
+        self.show_rare(rare);
+        self.tick();
+        self.bill_rare(rare, "subscription_update", &lines, true);
     }
 
     fn extend_trial(&mut self, rare: &mut Rare) {
@@ -443,4 +461,8 @@ impl Stripe<'_> {
             payment.charge = charge;
         }
     }
+}
+
+fn have_one_period(items: &[Item]) -> bool {
+    items.iter().all(|item| (item.start, item.end) == (items[0].start, items[0].end))
 }
