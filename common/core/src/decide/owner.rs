@@ -51,8 +51,8 @@ pub fn owner(event: &Event, links: &Links, policy: &Policy) -> Result<Owner, Par
     let owner = |user: &UserId| Ok(Owner { user: user.clone(), by_reference: false });
     let moved = [&links.subscription, &links.customer].into_iter().flatten().find(|link| link.moved);
     let own_subscription = links.subscription.as_ref().filter(|link| !link.moved);
-    if let Some(moved) = moved.filter(|_| own_subscription.is_none() || links.subscription == links.customer)
-    {
+    // A subscription of another user stays with this user when its customer is moved.
+    if let Some(moved) = moved.filter(|moved| own_subscription.is_none_or(|own| own.user == moved.user)) {
         return owner(&moved.user);
     }
     let stored = links.subscription.as_ref();
@@ -132,6 +132,22 @@ mod tests {
             ("metadata", named, r#""aff""#, links(None, Some(stored("cid"))), "user", "ann"),
             ("a moved customer outranks metadata", named, "null", links(None, moved("mo")), "user", "mo"),
             ("a moved subscription outranks metadata", named, "null", links(moved("mo"), None), "user", "mo"),
+            (
+                "a later subscription of a moved customer, whose metadata is as before",
+                named,
+                "null",
+                links(Some(stored("mo")), moved("mo")),
+                "user",
+                "mo",
+            ),
+            (
+                "another user's subscription of a moved customer",
+                "{}",
+                "null",
+                links(Some(stored("bob")), moved("mo")),
+                "user",
+                "bob",
+            ),
             (
                 "another stored owner",
                 named,
