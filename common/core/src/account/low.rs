@@ -169,6 +169,8 @@ mod tests {
             .map(|state| state.threshold.name())
             .collect();
         assert_eq!(names, ["7", "50%"]);
+        let names_at = |at: i64| run.account.state.low(&own, Timestamp::from_unix(at)).len();
+        assert_eq!([P1 + MONTH - 1, P1 + MONTH].map(names_at), [2, 0], "until the plan ends");
         for wrong in ["[-1]", "[\"100%\"]", "[\"0%\"]", "[\"20\"]", "[true]", "[1000000001]"] {
             let error =
                 catalog("addons = \"reset\"", &format!("addons = \"reset\"\nlow = {wrong}")).unwrap_err();

@@ -853,6 +853,12 @@ fn an_outcome_has_the_effect_links_payments_and_order_of_an_event() {
             "price_not_in_catalog |  | pi_in_2=invoice#in_2 | -",
         ),
         (
+            "a plan for life without its quantity",
+            vec![],
+            session("completed", P1, "cs_1", json!({"plan": "pro"}), json!({})),
+            "quantity_assumed | cus_1 | pi_cs_1=session#cs_1 | -",
+        ),
+        (
             "a subscription to a price that has left the catalog",
             vec![bought(), Step::Edit("\"price_pro\", ", "")],
             sub("created", P1, json!({})),

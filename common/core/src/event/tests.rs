@@ -513,3 +513,20 @@ fn the_prices_of_an_event_are_those_of_its_lines_or_items() {
     }
     assert_eq!(ids(event("customer.deleted", json!({"id": "cus_1"}))), Vec::<String>::new());
 }
+
+/// 2025-03-31.basil removed `paid_out_of_band`
+/// (<https://docs.stripe.com/changelog/basil/2025-03-31/add-support-for-multiple-partial-payments-on-invoices>).
+/// An invoice that is read from Stripe may have `amount_paid_off_stripe` in its place
+/// (<https://docs.stripe.com/changelog/dahlia/2026-05-27/invoice-object-amount-paid-off-stripe-property>).
+#[test]
+fn what_was_paid_outside_stripe_is_read_in_both_shapes() {
+    let paid = |patch: Value| {
+        let base =
+            json!({"id": "in_1", "status": "paid", "amount_paid": 0, "total": 1500, "lines": {"data": []}});
+        invoice(event("invoice.paid", crate::decide::tests::patched(base, &patch))).paid_off_stripe
+    };
+    assert_eq!(paid(json!({"paid_out_of_band": true})), 1500);
+    assert_eq!(paid(json!({"paid_out_of_band": false})), 0);
+    assert_eq!(paid(json!({})), 0);
+    assert_eq!(paid(json!({"amount_paid_off_stripe": 700, "paid_out_of_band": true})), 700);
+}

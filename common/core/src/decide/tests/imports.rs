@@ -692,8 +692,11 @@ fn an_item_that_is_forgotten_keeps_its_share_of_the_balance() {
     ];
     let run = Run::of(&given);
     assert!(end(&run).starts_with("pro 10000 | opening=1700 si_1=5000"), "{}", run.summary());
-    let renewed = [&given[..], &second(), &[Step::At(T + 91 * DAY), Step::Grant(1)]].concat();
-    let run = Run::of(&renewed);
+    let renewed =
+        |days: i64| Run::of(&[&given[..], &second(), &[Step::At(T + days * DAY), Step::Grant(1)]].concat());
+    let items = renewed(90).account.state.subscriptions["sub_1"].items.len();
+    assert_eq!(items, 12, "its period ended sixty days before, and no more");
+    let run = renewed(91);
     assert_eq!(run.account.state.subscriptions["sub_1"].items.len(), 11, "one is forgotten");
     assert!(end(&run).contains(" opening=1700 "), "{}", run.summary());
 }
