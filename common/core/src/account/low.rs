@@ -149,7 +149,7 @@ mod tests {
         // 3,000 of 5,000 are above 20 %, and so are 20,000 of 20,000.
         assert_eq!(notified("[\"20%\"]", &[first, Step::Spend(2000)], &[upgrade]), [""]);
         // Without a period there is nothing to take a share of.
-        assert_eq!(notified("[\"20%\"]", &[Step::Signup], &[Step::Spend(499)]), [""]);
+        assert_eq!(notified("[\"20%\"]", &[Step::Signup], &[Step::Spend(499), Step::Spend(1)]), ["", ""]);
     }
 
     #[test]

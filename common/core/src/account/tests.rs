@@ -265,6 +265,10 @@ fn an_account_is_read_back_unchanged_and_absent_values_are_not_stored() {
     let plain = json!({"session": "cs_1", "at": 7, "granted": 9, "sold": 3, "total": 500});
     let joined = json!({"session": "cs_1", "at": 7, "granted": 9, "sold": 3, "total": 500, "joined": true});
     assert_eq!((bought(false), bought(true)), (plain, joined));
+    let expiring = Step::Edit("name = \"p1000\"\n", "name = \"p1000\"\nexpires_days = 9\n");
+    let expiring = Run::of(&[expiring, pack(P1, "cs_1")]).account.state;
+    let stored = serde_json::to_string(&expiring).unwrap();
+    assert_eq!(serde_json::from_str::<super::State>(&stored).unwrap(), expiring, "{stored}");
     let plain =
         Run::of(&[sub("created", P1, json!({})), paid(P1, "in_1", "subscription_create", "price_pro", P1)])
             .account

@@ -373,6 +373,9 @@ fn a_price_is_ignored_when_all_fields_of_a_rule_match() {
     assert!(is_ignored(&[rule("prod_1", None)], &price, &Value::Null));
     assert!(!is_ignored(&[rule("prod_2", None)], &price, &Value::Null));
     assert!(!is_ignored(&[rule("prod_1", Some("acct_1"))], &price, &Value::Null));
+    let of_app = IgnoreRule { metadata: [("app".to_owned(), "b".to_owned())].into(), ..rule("prod_1", None) };
+    assert!(is_ignored(std::slice::from_ref(&of_app), &price, &json!({"app": "b"})));
+    assert!(!is_ignored(&[of_app], &price, &json!({"app": "c"})));
     let organization = IgnoreRule { context: Some("acct_2".to_owned()), ..IgnoreRule::default() };
     assert!(!is_ignored(&[organization], &price, &Value::Null));
 }

@@ -208,6 +208,9 @@ fn credits_are_explained_by_their_buckets_and_each_bucket_by_what_filled_it() {
         "bucket si_1",
         &format!("3800 period #1 invoice#in_1: {opened}; 1200 were spent"),
     );
+    let gift = [Step::At(P1), Step::Complimentary { plan: "pro", until: Some(P1 + 9), credits: 0 }];
+    let rule = |at: i64| explained(&gift, at)[0].split(' ').nth(2).map(str::to_owned).unwrap_or_default();
+    assert_eq!([P1 + 8, P1 + 9].map(rule), ["highest_plan", "default_tier"], "until the plan ends");
     let given = [subscriber(), vec![Step::Grant(30)]].concat();
     let summary = "5030 sum_of_buckets - fix#1: signup 0 + si_1 5000 + add-ons 0 + given by hand or for life 30; \
         the last entry is fix#1 (+30)";

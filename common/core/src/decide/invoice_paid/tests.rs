@@ -95,12 +95,23 @@ fn the_plans_line_decides_at_any_position() {
         json!({"parent": {"subscription_details": null}}),
     );
     check("an item of no subscription sells nothing for life", vec![of_none], "free 0 |  | invoice#in_1 +0");
+    // Before 2025-03-31.basil a proration was of the type `invoiceitem`, and named its item.
+    let old = json!({"type": "invoiceitem", "amount": 500, "proration": true, "subscription_item": "si_1",
+        "price": {"id": "price_pro"}, "period": {"start": P1, "end": P2}});
+    let of_none =
+        invoice("paid", P1, "in_1", "manual", &[old], json!({"parent": {"subscription_details": null}}));
+    check("nor does its proration", vec![of_none], "free 0 |  | invoice#in_1 +0");
     let unknown = [line("price_unknown", 1, P1)];
     check(
         "no known price",
         vec![cycle(&unknown, json!({}))],
         "free 0 |  |  | invoice.paid parked: unknown_price",
     );
+    let ended =
+        json!({"status": "canceled", "items": {"data": [{"id": "si_1", "price": {"id": "price_unknown"}}]}});
+    let run = Run::of(&[sub("deleted", P1, ended), cycle(&unknown, json!({}))]);
+    let parked: Vec<_> = run.parked.iter().map(|(event, why)| (event.kind.as_str(), why.code())).collect();
+    assert_eq!(parked, [("invoice.paid", "unknown_price")], "of a subscription without a plan");
     let more = json!({"lines": {"has_more": true}});
     check(
         "the plan may be on the next page",
@@ -191,6 +202,13 @@ fn one_invoice_with_two_amounts_is_a_conflict() {
         vec![first(), other],
         "pro until 2593000 5000 | sub_1=5000 | invoice#in_1 +5000 | invoice.paid parked: conflict",
     );
+    let two = |first: &str| {
+        let lines = [line(first, 1, P1), line("price_business", 1, P2)];
+        invoice("paid", P1, "in_1", "manual", &lines, json!({}))
+    };
+    let run = Run::of(&[two("price_pro"), two("price_business")]);
+    let parked: Vec<_> = run.parked.iter().map(|(_, why)| why.code()).collect();
+    assert_eq!(parked, ["conflict"], "a price that another of its lines has");
     let seats =
         |quantity| invoice("paid", P1, "in_1", "manual", &[line("price_team", quantity, P1)], json!({}));
     check(

@@ -115,6 +115,19 @@ fn a_subscription_is_kept_small_however_often_it_changes() {
     assert_eq!((seen, learnt, starts, length(&one["unpriced"])), (16, 32, 16, 32));
 }
 
+#[test]
+fn the_spends_of_one_period_are_one_record() {
+    let half = "trial_credits = 2000\nrollover = { percent = 50, max = 2000, periods = 1 }\n";
+    let period = |start: i64, id: &str| {
+        bill(start + 1, id, "subscription_cycle", &[line("si_1", "price_pro", 2000, start, month(start))])
+    };
+    let opened = [Step::Edit("trial_credits = 2000\n", half), period(T, "in_1"), period(month(T), "in_2")];
+    let run = Run::of(&[&opened[..], &vec![Step::Spend(100); 60]].concat());
+    assert_eq!(end(&run), "pro until day 60 1000 | carried:si_1=1000 si_1=0");
+    let item = serde_json::to_value(&run.account.state.subscriptions["sub_1"].items["si_1"]).unwrap();
+    assert_eq!(item["spent"].as_array().map(Vec::len), Some(2), "one of the credits that were carried over");
+}
+
 /// Whichever of a refund and the import is heard first.
 #[test]
 fn nothing_is_stored_for_credits_that_were_not_spent_or_came_back() {

@@ -89,6 +89,22 @@ fn a_refill_says_how_many_before_it_were_skipped() {
         .map(|entry| entry.skipped)
         .collect();
     assert_eq!(skipped, [0, 1], "months 2 and 4 are booked");
+    // An item that was added in the fourth month has months of its own.
+    let start = |months: u32| Timestamp::from_unix(T).plus_months(months).unix();
+    let added = [
+        Step::At(start(3)),
+        Step::Spend(1),
+        bill(start(3) + 1, "in_2", "manual", &[line("si_2", "price_pro", 2000, start(3), start(3) + YEAR)]),
+        Step::At(start(6) + DAY),
+        Step::Spend(1),
+    ];
+    let two = Run::of(&[year_of_months(), added.to_vec()].concat());
+    let skipped = |key: &str| two.ledger[&LedgerKey::from_text(key)].skipped;
+    assert_eq!(["slice#in_1#si_1#6", "slice#in_2#si_2#3"].map(skipped), [2, 2], "{}", two.summary());
+    // The refill explains the credits of an invoice that arrives in a later month.
+    let late = Run::of(&[&[Step::At(T + 40 * DAY)], &year_of_months()[..]].concat());
+    let delta = |key: &str| late.ledger[&LedgerKey::from_text(key)].delta;
+    assert_eq!(["invoice#in_1", "slice#in_1#si_1#1"].map(delta), [0, 5000], "{}", late.summary());
     for entry in run.ledger.values() {
         let stored = serde_json::to_value(entry).unwrap();
         assert_eq!(stored.get("skipped").is_some(), entry.skipped > 0, "{stored}");

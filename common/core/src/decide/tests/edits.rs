@@ -126,6 +126,13 @@ fn a_document_with_another_quantity_is_a_conflict_after_an_edit() {
     assert_eq!(end(&run), "free 1000 | pack=1000");
     let parked: Vec<_> = run.parked.iter().map(|(_, why)| why.code()).collect();
     assert_eq!(parked, ["conflict"]);
+    let listed = |quantity: u64| {
+        let lines = json!({"data": [{"price": {"id": "price_p1000"}, "quantity": quantity}]});
+        session("completed", T, "cs_1", json!({}), json!({"line_items": lines}))
+    };
+    let run = Run::of(&[listed(1), listed(3)]);
+    let parked: Vec<_> = run.parked.iter().map(|(_, why)| why.code()).collect();
+    assert_eq!(parked, ["conflict"], "by the line items");
     let billed = |quantity: u64| {
         let sold = super::shapes::times(quantity, once("price_p1000", 2000));
         bill_with(T, "in_1", "manual", &[sold], json!({"parent": null}))

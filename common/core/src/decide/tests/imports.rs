@@ -742,3 +742,21 @@ fn a_joined_pack_of_before_the_balance_is_listed_with_what_it_granted() {
     let listed: Vec<_> = packs.map(|one| (one.granted.get(), one.left.get())).take(2).collect();
     assert_eq!(listed, [(2000, 0), (1000, 1000)], "{}", run.summary());
 }
+
+/// A pack of the second of the balance comes on top of it, and so does what a spend of it gives back. A product
+/// of before has no credits that the balance could include.
+#[test]
+fn only_credits_of_before_the_balance_are_a_part_of_it() {
+    let at = T + 5 * DAY;
+    let spent = [pack(at, "cs_1"), Step::At(at + DAY), Step::Spend(100), import(at, 300)];
+    let run = Run::of(&[&spent[..], &[Step::GiveBack(0, 100)]].concat());
+    assert_eq!(run.balance().get(), 1300, "{}", run.summary());
+    let products = Step::Edit(
+        "[policy]\n",
+        "[features]\nexport = \"switch\"\n[[product]]\nname = \"course\"\nfeatures = { export = true }\n\
+         prices = [\"price_course\"]\n[policy]\n",
+    );
+    let billed = bill_with(T, "in_1", "manual", &[once("price_course", 500)], json!({"parent": null}));
+    let run = Run::of(&[products, import(at, 300), billed]);
+    assert_eq!(run.ledger[&LedgerKey::from_text("invoice#in_1")].note, None, "{}", run.summary());
+}

@@ -933,6 +933,8 @@ fn the_end_of_credits_is_booked_once_and_only_if_some_are_left() {
     let keys = |run: &Run| run.ledger.keys().filter(|key| key.as_str().starts_with("expire#")).count();
     let ended = after(&at_end);
     assert_eq!((keys(&ended), keys(&after(&life(&[&[Step::Spend(1000)], &at_end])))), (1, 0));
+    let twins = after(&life(&[&[Step::Spend(1000), pack(T, "cs_2")], &at_end]));
+    assert_eq!(keys(&twins), 1, "of two that end together, one was spent: {}", twins.summary());
     let next = ended.account.consume(Credits::new(5), LedgerKey::consume("k"), &ended.catalog, ended.now);
     assert_eq!(next.map(|change| change.entries.len()), Some(1), "the entry of the end need not be read");
     let Step::Event(another) = pack(T + 11 * DAY, "cs_2") else { panic!("no event") };
