@@ -182,6 +182,19 @@ fn a_status_is_explained_by_the_event_or_payment_that_is_newest() {
         field,
         "active payment_is_newer #0 -: its newest event says incomplete, and a payment is newer than that",
     );
+    // A payment of an earlier period is no payment of the one that is overdue.
+    let overdue = json!({"status": "past_due", "items": items(&[("price_pro", 1)], P2)});
+    for (start, expect) in [
+        (
+            P2,
+            "active payment_is_newer #2 -: its newest event says past_due, and a payment is newer than that",
+        ),
+        (P1, "past_due newest_event #2 -: the newest event of it says so"),
+    ] {
+        let renewal = paid(P2 + 5, "in_2", "subscription_cycle", "price_pro", start);
+        let steps = [subscriber(), vec![sub("updated", P2, overdue.clone()), renewal]].concat();
+        check("overdue", &steps, P2 + 9, field, expect);
+    }
     let over = [subscriber(), vec![sub("deleted", P1 + 5, json!({"status": "canceled"}))]].concat();
     check("over", &over, P1 + 9, field, "canceled terminal #2 -: canceled is a final status");
 }
