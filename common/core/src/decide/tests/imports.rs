@@ -760,3 +760,14 @@ fn only_credits_of_before_the_balance_are_a_part_of_it() {
     let run = Run::of(&[products, import(at, 300), billed]);
     assert_eq!(run.ledger[&LedgerKey::from_text("invoice#in_1")].note, None, "{}", run.summary());
 }
+
+/// The account has joined the first two packs. The older one was bought in the second of the balance.
+#[test]
+fn a_spend_of_a_joined_pack_of_the_second_of_the_balance_takes_nothing_of_it() {
+    let at = T + 5 * DAY;
+    let packs = (0..23).map(|day| pack(at + (day + 1) * DAY, &format!("cs_{day}")));
+    let bought = [pack(at, "cs_a"), pack(at + 60, "cs_b")].into_iter().chain(packs);
+    let later = [Step::At(at + 40 * DAY), Step::Spend(200), import(at, 300)];
+    let run = Run::of(&[vec![Step::KeepAddons], bought.collect(), later.to_vec()].concat());
+    assert_eq!(run.balance().get(), 300 + 25_000 - 200, "{}", run.summary());
+}

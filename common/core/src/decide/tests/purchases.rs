@@ -449,3 +449,27 @@ fn a_payment_is_linked_to_the_products_of_its_own_invoice() {
     let payments: Vec<_> = run.account.state.products.iter().map(|one| one.payment.as_deref()).collect();
     assert_eq!(payments, [Some("pi_in_1"), None]);
 }
+
+/// One purchase of two packs, of which one expires. What was spent of a pack of the invoice counts for the same
+/// pack of the session.
+#[test]
+fn spends_of_an_invoices_packs_count_for_the_packs_of_the_session_with_the_same_end() {
+    let two = Step::Edit(
+        "[[pack]]\nname = \"p1000\"\n",
+        "[[pack]]\nname = \"p500\"\ncredits = 500\nprices = [\"price_p500\"]\n[[pack]]\nname = \"p1000\"\n\
+         expires_days = 40\n",
+    );
+    let lines = ["price_p500", "price_p1000"];
+    let billed = lines.map(|price| once(price, 1000));
+    let listed = lines.map(|price| json!({"price": {"id": price}, "quantity": 1}));
+    let patch = json!({"parent": null, "payment_intent": "pi_cs_1"});
+    let run = Run::of(&[
+        two,
+        bill_with(T + 5, "in_1", "manual", &billed, patch),
+        Step::Spend(300),
+        session("completed", T, "cs_1", json!({}), json!({"line_items": {"data": listed}})),
+    ]);
+    let lots: Vec<_> =
+        run.account.state.packs.iter().map(|pack| (pack.expires_days, pack.spent.get())).collect();
+    assert_eq!(lots, [(0, 300), (40, 0)], "{}", run.summary());
+}
