@@ -461,6 +461,21 @@ impl Item {
                 self.sights.push(sight);
                 sort_sights(&mut self.sights);
             }
+            self.take_trial_from_sights();
+        }
+    }
+
+    /// If several snapshots of the trial's second show it, the last one in their order counts. Two of them
+    /// alone do not tell the order of three.
+    fn take_trial_from_sights(&mut self) {
+        let Some(trial) = &self.trial else { return };
+        let of_second = |sight: &&Sight| sight.trialing && sight.at == trial.at;
+        let Some(last) = self.sights.iter().rfind(of_second) else { return };
+        if (&last.price, last.quantity) != (&trial.price, trial.quantity) {
+            let terms = self.trial_terms(&last.price, &last.terms.plan).unwrap_or(&last.terms).clone();
+            let (price, quantity, digest, before) =
+                (last.price.clone(), last.quantity, last.digest, last.before);
+            self.trial = Some(Trial { price, quantity, terms, digest, before, ..trial.clone() });
         }
     }
 
