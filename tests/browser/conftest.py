@@ -146,6 +146,12 @@ def look(page, name):
     spilled = page.evaluate("""[...document.querySelectorAll('.card')]
         .filter((card) => card.scrollWidth > card.clientWidth).map((card) => card.innerText.slice(0, 60))""")
     assert spilled == [], f"{name}: wider than their cards: {spilled}"
+    broken = page.evaluate("""[...document.querySelectorAll('nav a')].filter((link) => {
+        const text = document.createRange();
+        text.selectNodeContents(link);
+        return text.getClientRects().length > 1;
+    }).map((link) => link.innerText)""")
+    assert broken == [], f"{name}: links of the navigation break within a word: {broken}"
     slivers = page.evaluate("""[...document.querySelectorAll('code')]
         .filter((code) => code.getClientRects().length > 4).map((code) => code.innerText)""")
     assert slivers == [], f"{name}: ids broken into slivers: {slivers}"
