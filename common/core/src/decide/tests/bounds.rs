@@ -128,7 +128,7 @@ fn the_spends_of_one_period_are_one_record() {
     assert_eq!(item["spent"].as_array().map(Vec::len), Some(2), "one of the credits that were carried over");
 }
 
-/// Whichever of a refund and the import is heard first.
+/// A refund may arrive before the import or after it.
 #[test]
 fn nothing_is_stored_for_credits_that_were_not_spent_or_came_back() {
     let paid = [
