@@ -2,9 +2,13 @@
 
 import argparse
 import http.server
+import json
 import os
 import pathlib
+import re
+import shutil
 import socket
+import subprocess
 import threading
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -20,6 +24,17 @@ def parser(description):
 def functions():
     """The names of the functions."""
     return sorted(path.parent.name for path in ROOT.glob("functions/*/Cargo.toml"))
+
+
+def forget_builds():
+    """Makes cargo build the workspace's crates again. After a changed copy of them was built in the same target
+    folder, cargo takes what it built there for the workspace's own."""
+    command = ["cargo", "metadata", "--no-deps", "--format-version=1"]
+    metadata = json.loads(subprocess.run(command, cwd=ROOT, check=True, capture_output=True).stdout)
+    crates = {package["name"] for package in metadata["packages"]}
+    for folder in TARGET.glob("*/.fingerprint/*"):
+        if re.sub("-[0-9a-f]{16}$", "", folder.name) in crates:
+            shutil.rmtree(folder)
 
 
 def lacks(document, lines):
