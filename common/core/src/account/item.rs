@@ -32,6 +32,10 @@ use crate::timestamp::Timestamp;
 const MAX_LINES: usize = 32;
 /// The maximum number of sights of one item.
 const MAX_SIGHTS: usize = 16;
+/// Up to this number all sights are kept: another plan may still show between two that show the same.
+const MANY_SIGHTS: usize = 8;
+/// The maximum number of snapshots with another status that are kept for the order of sights.
+const MAX_BETWEEN: usize = 4;
 /// The maximum number of period starts of one item that no line has opened.
 const MAX_STARTS: usize = 16;
 /// The maximum number of periods before the current one that are kept; each was cut short by the next.
@@ -52,6 +56,10 @@ pub struct Item {
     /// Plans that snapshots show, by time.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     sights: Vec<Sight>,
+    /// Snapshots with a status that makes no sight, by time. One of them may lie between two sights of its
+    /// second.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    between: Vec<Between>,
     /// Starts of periods that snapshots show and that are not the current period's.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     starts: Vec<Timestamp>,
@@ -176,6 +184,15 @@ struct Sight {
     digest: u32,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     before: Option<u32>,
+}
+
+/// A snapshot as far as it matters for the order of the others of its second.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+struct Between {
+    /// `created` of the event.
+    at: Timestamp,
+    digest: u32,
+    before: u32,
 }
 
 /// What a trial is worth.
@@ -459,9 +476,15 @@ impl Item {
             };
             if !self.sights.contains(&sight) {
                 self.sights.push(sight);
-                sort_sights(&mut self.sights);
+                self.sort_sights();
             }
             self.take_trial_from_sights();
+        } else if let Some(before) = snapshot.before {
+            let between = Between { at: snapshot.created, digest: snapshot.digest, before };
+            if !self.between.contains(&between) {
+                self.between.push(between);
+                self.sort_sights();
+            }
         }
     }
 
@@ -477,6 +500,20 @@ impl Item {
                 (last.price.clone(), last.quantity, last.digest, last.before);
             self.trial = Some(Trial { price, quantity, terms, digest, before, ..trial.clone() });
         }
+    }
+
+    /// Sorts by time. Within one second a sight follows the sight that it names as its predecessor, also if
+    /// snapshots with another status lie between; otherwise the status decides, then the price and the
+    /// quantity, as for whole snapshots.
+    fn sort_sights(&mut self) {
+        fn key(sight: &Sight) -> impl Ord {
+            let Sight { start, at, price, quantity, digest, before, .. } = sight;
+            (*start, *at, !sight.trialing, price, *quantity, *digest, *before)
+        }
+        self.between.sort();
+        self.sights.sort_by(|one, other| key(one).cmp(&key(other)));
+        let seconds = self.sights.chunk_by_mut(|a, b| (a.start, a.at) == (b.start, b.at));
+        seconds.for_each(|second| chain(second, &self.between));
     }
 
     fn fold_overdue(&mut self, start: Timestamp, at: Timestamp) {
@@ -503,7 +540,8 @@ impl Item {
         self.lines.extend(other.lines);
         self.sort_lines();
         self.sights.extend(other.sights);
-        sort_sights(&mut self.sights);
+        self.between.extend(other.between);
+        self.sort_sights();
         for (start, at) in other.overdue {
             self.fold_overdue(start, at);
         }
@@ -823,7 +861,7 @@ impl Item {
             quantity,
             changes: change_names(&runs),
             documents: std::iter::once(&current.invoice)
-                .chain(charges.iter().map(|line| &line.invoice))
+                .chain(charges.iter().map(|line| &line.invoice).filter(|charge| **charge != current.invoice))
                 .cloned()
                 .collect(),
             trial: false,
@@ -870,8 +908,8 @@ impl Item {
         };
         let within = |line: &&Line| {
             line.charges()
-                && line.invoice != period.invoice
-                && line.start >= period.start
+                && (line.start > period.start
+                    || (line.start == period.start && line.invoice != period.invoice))
                 && end.is_none_or(|end| line.start < end)
         };
         let mut charges: Vec<&Line> = self.lines.iter().filter(within).collect();
@@ -1150,6 +1188,7 @@ impl Item {
             // The line of a period that carries over may arrive after its snapshots.
             let oldest = if carried > 0 { from } else { oldest };
             self.sights.retain(|sight| sight.start >= oldest || is_imported(sight.start));
+            self.between.retain(|between| between.at >= oldest);
             let flagged =
                 |start: &Timestamp| self.lines.iter().any(|line| line.flagged && line.start == *start);
             let is_open = |start: &Timestamp| proven && *start == current;
@@ -1172,6 +1211,9 @@ impl Item {
         while self.sights.len() > MAX_SIGHTS {
             let later = self.sights.iter().position(|sight| is_later(sight.at)).unwrap_or(0);
             self.sights.remove(later);
+        }
+        while self.between.len() > MAX_BETWEEN {
+            self.between.remove(0);
         }
         let in_order = self.in_order_at();
         self.overdue.retain(|(_, at)| Some(*at) > in_order);
@@ -1306,23 +1348,22 @@ fn follows(trial: &Trial, known: &Trial) -> bool {
     }
 }
 
-/// Sorts by time. Within one second a sight follows the sight that it names as its predecessor; otherwise the
-/// status decides, then the price and the quantity, as for whole snapshots.
-fn sort_sights(sights: &mut [Sight]) {
-    fn key(sight: &Sight) -> impl Ord {
-        let Sight { start, at, price, quantity, digest, before, .. } = sight;
-        (*start, *at, !sight.trialing, price, *quantity, *digest, *before)
-    }
-    sights.sort_by(|one, other| key(one).cmp(&key(other)));
-    sights.chunk_by_mut(|a, b| (a.start, a.at) == (b.start, b.at)).for_each(chain);
-}
-
 /// Orders the sights of one second: repeatedly takes the first sight that has no predecessor among the rest.
-fn chain(second: &mut [Sight]) {
+fn chain(second: &mut [Sight], between: &[Between]) {
     for place in 0..second.len() {
         let rest = &second[place..];
+        let before = |sight: &Sight| {
+            let is_here = |digest| rest.iter().any(|other| Some(other.digest) == digest);
+            let mut before = sight.before;
+            for _ in between {
+                let is_named = |other: &&Between| other.at == sight.at && Some(other.digest) == before;
+                let named = between.iter().find(is_named).filter(|_| !is_here(before));
+                before = named.map_or(before, |other| Some(other.before));
+            }
+            before
+        };
         let free = rest.iter().position(|one| {
-            !rest.iter().any(|other| other.digest != one.digest && one.before == Some(other.digest))
+            !rest.iter().any(|other| other.digest != one.digest && before(one) == Some(other.digest))
         });
         if let Some(free) = free {
             second[place..=place + free].rotate_right(1);
@@ -1330,7 +1371,7 @@ fn chain(second: &mut [Sight]) {
     }
 }
 
-/// Keeps only the first and the last of consecutive sights that show the same plan. For a plan with monthly
+/// Of many sights, keeps only the first and the last of consecutive ones that show the same plan. For a plan with monthly
 /// credits, it also keeps the last one before each month: this sight says which plan is in force when the
 /// month begins, even if an older snapshot with another plan arrives later.
 fn compress_sights(sights: &mut Vec<Sight>) {
@@ -1341,7 +1382,7 @@ fn compress_sights(sights: &mut Vec<Sight>) {
             && a.trialing == b.trialing
     };
     let mut place = 1;
-    while place + 1 < sights.len() {
+    while place + 1 < sights.len() && sights.len() > MANY_SIGHTS {
         if same(&sights[place - 1], &sights[place])
             && same(&sights[place], &sights[place + 1])
             && sights[place].at != sights[place + 1].at

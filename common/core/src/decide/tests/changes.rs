@@ -129,6 +129,35 @@ fn on_payment_more_credits_count_when_an_invoice_has_charged_them() {
     check_life("create_prorations: the next period charges it", &renewed, "business 20000 | si_1=20000");
 }
 
+/// An item is added with `create_prorations`, so that its charge waits for the next invoice, and then changed
+/// with `always_invoice`. <https://docs.stripe.com/billing/subscriptions/prorations>: "positive prorations
+/// aren't immediately billed".
+#[test]
+fn one_invoice_opens_the_period_of_an_item_and_charges_its_change() {
+    let of = |price: &str| item("si_2", price, T, month(T));
+    let added = T + 5 * DAY;
+    let changed = T + 10 * DAY;
+    let both = |at: i64, price: &str| shows(at, "active", &[plan("price_pro"), of(price)]);
+    let lines = [
+        flagged("si_2", "price_pro", 1600, added, month(T)),
+        flagged("si_2", "price_pro", -1300, changed, month(T)),
+        flagged("si_2", "price_business", 6000, changed, month(T)),
+    ];
+    let life = vec![
+        both(added, "price_pro"),
+        both(changed, "price_business"),
+        bill(changed + 1, "in_2", "subscription_update", &lines),
+    ];
+    let at_once = [opened("price_pro"), life].concat();
+    let on_payment = [vec![ON_PAYMENT], at_once.clone()].concat();
+    check_life("at_once", &at_once, "business 25000 | si_1=5000 si_2=20000");
+    check_life("on_payment", &on_payment, "business 25000 | si_1=5000 si_2=20000");
+    let refunded = |amount| vec![tie(changed + 2, "in_2"), refunded(changed + DAY, "pi_in_2", amount)];
+    let half = [on_payment.clone(), refunded(3150)].concat();
+    check_life("half refunded", &half, "business 15000 | si_1=5000 si_2=10000");
+    check_life("refunded", &[on_payment, refunded(6300)].concat(), "business 5000 | si_1=5000 si_2=0");
+}
+
 #[test]
 fn spent_seats_stay_spent() {
     let team = |quantity| seats("si_1", "price_team", quantity, T, month(T));
