@@ -152,7 +152,7 @@ impl<'a> Account<'a> {
     /// 2.7: "A trial grants, per item, `trial_credits` of the plan in the latest `trialing` snapshot, once
     /// per subscription." "Under `once`, only the user's earliest trial (earliest `trialing` snapshot, ties:
     /// the smaller id) grants." A paid period takes its place. "Credits of a trial that is cancelled unpaid
-    /// end with it."
+    /// end with it", also those of an item that was removed.
     fn add_trials(&self, lots: &mut Vec<Lot>) {
         let shown =
             |sub: &Sub<'a>| sub.snapshots.iter().find(|s| s.status() == "trialing").map(|s| s.created);
@@ -174,7 +174,7 @@ impl<'a> Account<'a> {
                     self.zero_lines(sub).into_iter().map(|(_, end, item, plan, n)| (item, (plan, n, end))),
                 ),
             }
-            let on_trial = |i: &&Item<'a>| i.periods.is_empty() && !i.handed.was_paid && !self.is_over(i);
+            let on_trial = |i: &&Item<'a>| i.periods.is_empty() && !i.handed.was_paid && i.gone.is_none();
             for item in sub.items.iter().filter(on_trial) {
                 if let Some((plan, quantity, end)) = grants.get(&item.id) {
                     let key = item.trial_key();
