@@ -27,8 +27,8 @@ def functions():
 
 
 def forget_builds():
-    """Makes cargo build the workspace's crates again. After a changed copy of them was built in the same target
-    folder, cargo takes what it built there for the workspace's own."""
+    """Makes cargo build the workspace's crates again. After a changed copy of them was built in the same
+    target folder, cargo takes what it built there for the workspace's own."""
     command = ["cargo", "metadata", "--no-deps", "--format-version=1"]
     metadata = json.loads(subprocess.run(command, cwd=ROOT, check=True, capture_output=True).stdout)
     crates = {package["name"] for package in metadata["packages"]}

@@ -5,9 +5,8 @@ bought. Times are `"@-86400"` style, relative to the moment of play. With a test
 moment, so that time passes between its steps.
 
 Left out, because the account does not know when it happened: free credits in an unpaid period between two paid
-ones (it counts as access); months that begin while a dispute is open of a payment that was a part of the price,
-or beside a pause (they are granted). Left out, because the rules do not say it: signup credits beside a plan for
-life. Not drawn: metered lines, thresholds, moves by an operator."""
+ones (it counts as access). Left out, because the rules do not say it: signup credits beside a plan for life. Not
+drawn: metered lines, thresholds, moves by an operator."""
 
 import datetime
 import random
@@ -184,7 +183,6 @@ class Life:
     def __init__(self, rnd, source, base, clocks):
         self.rnd, self.source = rnd, source
         self.reset = source["policy"]["addons"] == "reset"
-        self.monthly, self.paused = source["plan"][0].get("refill") == "month", False
         self.clocked = rnd.random() < 0.5 and clocks
         self.old = rnd.random() < 0.4  # API version before basil
         # Periods are cut by calendar months, so the life is laid out on true dates.
@@ -436,7 +434,6 @@ class Life:
                     "back": 0,
                     "disputed": False,
                     "invoice": obj["id"],
-                    "whole": paid == total,
                 }
             )
         return obj
@@ -721,8 +718,7 @@ class Life:
 
     def pause(self):
         subs = self.live()
-        self.paused = True
-        if not subs or (self.monthly and any(p["disputed"] for p in self.payments)):
+        if not subs:
             return
         sub = self.rnd.choice(subs)
         if self.rnd.random() < 0.6:
@@ -838,8 +834,6 @@ class Life:
         if not payments:
             return
         p = self.rnd.choice(payments[-2:])
-        if not p.get("whole") or self.source["plan"][0].get("rollover") or (self.monthly and self.paused):
-            return
         p["disputed"] = True
         p["dispute"] = {
             "id": self.new_id("dp"),

@@ -50,6 +50,7 @@ use crate::catalog::{Catalog, Policy};
 use crate::credits::Credits;
 use crate::ids::{CustomerId, InvoiceId, ItemId, SubscriptionId, UserId};
 use crate::ledger::{Entry, EntryKind, LedgerKey, Note, Payment, Taken};
+use crate::reversal::DisputeSpan;
 use crate::timestamp::Timestamp;
 
 /// An account as loaded: its state, its stored version, and the ledger entries that the current event may
@@ -91,6 +92,8 @@ pub enum Fact {
     PaymentOfInvoice(InvoiceId, String),
     /// A document's payment was refunded or disputed, in part or in full.
     Reversed(Reversed),
+    /// The disputes of a document's payment were won before the document was known.
+    Won(LedgerKey, String, Vec<DisputeSpan>),
     /// A document that is recorded in the ledger and moves no credits.
     Recorded(LedgerKey, EntryKind, Option<Payment>),
     /// A payment was confirmed at this time.
@@ -121,6 +124,7 @@ impl Fact {
             | Self::Status(..)
             | Self::PaymentOfInvoice(..)
             | Self::Reversed(_)
+            | Self::Won(..)
             | Self::Recorded(..)
             | Self::Paid(_)
             | Self::PaymentFailed(_)
@@ -144,6 +148,7 @@ impl Fact {
             | Self::Product(_)
             | Self::PaymentOfInvoice(..)
             | Self::Reversed(_)
+            | Self::Won(..)
             | Self::Recorded(..)
             | Self::Imported(_) => true,
             Self::Customer(_)
@@ -190,6 +195,8 @@ pub struct Reversed {
     pub steps: Vec<(Timestamp, i64)>,
     /// Whether a dispute of it is open or lost.
     pub disputed: bool,
+    /// When each of its disputes was opened and closed.
+    pub disputes: Vec<DisputeSpan>,
     /// The key of its ledger entry.
     pub key: LedgerKey,
     /// Whether the event is about a dispute or a refund.
@@ -525,6 +532,7 @@ impl Account {
             }
             Fact::PaymentOfInvoice(invoice, payment) => state.tie(&invoice, &payment),
             Fact::Reversed(reversed) => self.reverse(state, reversed, catalog, now, new),
+            Fact::Won(document, payment, disputes) => state.set_disputes(&document, &payment, disputes),
             Fact::Recorded(key, kind, payment) => {
                 new.push(NewEntry { payment, ..NewEntry::new(key, kind, Credits::ZERO) });
             }
@@ -648,7 +656,7 @@ impl Account {
         now: Timestamp,
         new: &mut Vec<NewEntry>,
     ) {
-        let Reversed { document, payment, amount, steps, disputed, key, kind } = reversed;
+        let Reversed { document, payment, amount, steps, disputed, disputes, key, kind } = reversed;
         let policy = &catalog.policy;
         state.dispute_products(&document, disputed);
         state.settle(policy, now);
@@ -657,6 +665,7 @@ impl Account {
             return;
         }
         let before = state.buckets(policy, now);
+        state.set_disputes(&document, &payment, disputes);
         state.refunded_since.remove(&payment);
         if amount > 0 {
             state.refunded_since.insert(payment.clone(), steps);

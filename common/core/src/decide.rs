@@ -394,6 +394,7 @@ pub fn decide_status(account: &Account, event: &Event, catalog: &Catalog, now: T
         | Fact::Product(_)
         | Fact::PaymentOfInvoice(..)
         | Fact::Reversed(_)
+        | Fact::Won(..)
         | Fact::Recorded(..)
         | Fact::Paid(_)
         | Fact::PaymentFailed(_)
@@ -714,10 +715,18 @@ impl PaymentFacts {
                 payment: payment.to_owned(),
                 amount,
                 steps: record.reversal.steps(),
+                disputes: record.reversal.open_disputes(),
                 disputed: record.reversal.is_disputed(),
                 key,
                 kind: EntryKind::Refund,
             }));
+        }
+        let disputes = record.reversal.open_disputes();
+        if amount == 0
+            && !disputes.is_empty()
+            && let Some(document) = record.document.clone()
+        {
+            self.facts.push(Fact::Won(document, payment.to_owned(), disputes));
         }
         // Reconcile adds reversals to `payments` that are not stored yet.
         if !record.reversal.is_empty() || payments.get(payment) != Some(&record) {
@@ -746,9 +755,17 @@ impl PaymentFacts {
             self.order_payment = Some(OrderPayment::new(&session, total, &record));
         }
         let disputed = record.reversal.is_disputed();
-        let steps = record.reversal.steps();
-        let reversed = Reversed { document, payment: payment.clone(), amount, steps, disputed, key, kind };
-        self.facts.push(Fact::Reversed(reversed));
+        let (steps, disputes) = (record.reversal.steps(), record.reversal.open_disputes());
+        self.facts.push(Fact::Reversed(Reversed {
+            document,
+            payment: payment.clone(),
+            amount,
+            steps,
+            disputed,
+            disputes,
+            key,
+            kind,
+        }));
         self.payments.insert(payment, record);
         Ok(())
     }

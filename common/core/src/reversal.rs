@@ -36,6 +36,20 @@ pub struct Reversal {
     /// earliest one that says it is open or lost.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     since: BTreeMap<String, Timestamp>,
+    /// For each dispute that is closed `created` of the earliest event that says so.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    closed: BTreeMap<DisputeId, Timestamp>,
+}
+
+/// When a dispute was opened, and closed: it holds what was paid for in between.
+pub type DisputeSpan = (Timestamp, Option<Timestamp>);
+
+/// The disputes of each payment of each document.
+pub type Disputes = BTreeMap<LedgerKey, BTreeMap<String, Vec<DisputeSpan>>>;
+
+/// Whether a dispute was open at a moment.
+pub(crate) fn is_open((opened, closed): &DisputeSpan, at: Timestamp) -> bool {
+    *opened <= at && closed.is_none_or(|closed| at < closed)
 }
 
 /// The maximum number of earlier states of a charge that are kept.
@@ -135,6 +149,11 @@ impl Reversal {
                 if matches!(stage, DisputeStage::Open | DisputeStage::Lost) {
                     self.note_since(id.as_str(), at);
                 }
+                let before = self.dispute(&id);
+                if stage >= DisputeStage::Lost && before <= Some(stage) {
+                    let earlier = self.closed.get(&id).filter(|_| before == Some(stage));
+                    self.closed.insert(id.clone(), earlier.map_or(at, |known| at.min(*known)));
+                }
                 let known = self.disputes.entry(id).or_insert((amount, stage));
                 *known = (known.0.max(amount), known.1.max(stage));
             }
@@ -170,6 +189,14 @@ impl Reversal {
             }
         }
         steps
+    }
+
+    /// When each dispute that took or takes the amount was opened and closed, the earliest first.
+    pub fn open_disputes(&self) -> Vec<DisputeSpan> {
+        let opened = |id: &DisputeId| Some((*self.since.get(id.as_str())?, self.closed.get(id).copied()));
+        let mut disputes: Vec<DisputeSpan> = self.disputes.keys().filter_map(opened).collect();
+        disputes.sort();
+        disputes
     }
 
     /// The disputes, with their amount in minor units.
@@ -299,6 +326,29 @@ mod tests {
             assert_eq!(fold(&mut events.iter().cloned()), steps, "{events:?}");
             let reversed = &mut events.iter().rev().chain(&events).cloned();
             assert_eq!(fold(reversed), steps, "reversed and doubled: {events:?}");
+        }
+    }
+
+    #[test]
+    fn a_dispute_is_open_from_its_first_news_to_the_first_that_says_how_it_ended() {
+        use DisputeStatus::{Lost, NeedsResponse, UnderReview, WarningNeedsResponse, Won};
+        let at = Timestamp::from_unix;
+        for (events, expect) in [
+            (vec![(9, WarningNeedsResponse)], vec![]),
+            (vec![(9, WarningNeedsResponse), (12, NeedsResponse)], vec![(at(12), None)]),
+            (vec![(9, NeedsResponse), (12, UnderReview), (20, Lost)], vec![(at(9), Some(at(20)))]),
+            (vec![(9, NeedsResponse), (20, Won), (21, Won)], vec![(at(9), Some(at(20)))]),
+            (vec![(9, NeedsResponse), (20, Lost), (30, Won), (31, Won)], vec![(at(9), Some(at(30)))]),
+            (vec![(9, Lost), (30, Lost)], vec![(at(9), Some(at(9)))]),
+        ] {
+            let fold = |events: &mut dyn Iterator<Item = &(i64, DisputeStatus)>| {
+                let mut reversal = Reversal::default();
+                events.for_each(|(second, status)| reversal.fold(at(*second), dispute(status.clone())));
+                reversal.open_disputes()
+            };
+            assert_eq!(fold(&mut events.iter()), expect, "{events:?}");
+            let reversed = &mut events.iter().rev().chain(&events);
+            assert_eq!(fold(reversed), expect, "reversed and doubled: {events:?}");
         }
     }
 }

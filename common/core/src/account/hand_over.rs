@@ -82,6 +82,8 @@ impl Account {
                     takes.state.refunded_since.extend(since);
                     takes.state.refunds.insert(key.clone(), back.clone());
                 }
+                let disputes = self.state.disputes.iter().filter(|(key, _)| subscription.names_document(key));
+                takes.state.disputes.extend(disputes.map(|(key, of)| (key.clone(), of.clone())));
                 let of_it = |product: &BoughtProduct| product.subscription.as_ref() == Some(id);
                 takes.state.products.extend(self.state.products.iter().filter(|one| of_it(one)).cloned());
                 gives.state.products.retain(|product| !of_it(product));

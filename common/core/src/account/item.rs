@@ -25,6 +25,7 @@ use crate::credits::Credits;
 use crate::event::SubscriptionStatus;
 use crate::ids::{InvoiceId, ItemId, PriceId};
 use crate::ledger::LedgerKey;
+use crate::reversal::{DisputeSpan, Disputes};
 use crate::timestamp::Timestamp;
 
 /// The maximum number of lines of one item: waiting and future lines, and lines of the current period and its
@@ -304,6 +305,8 @@ pub(super) struct View<'a> {
     pub refunded: &'a dyn Fn(&InvoiceId) -> i64,
     /// The same at a moment.
     pub refunded_at: &'a dyn Fn(&InvoiceId, Timestamp) -> i64,
+    /// The disputes of the user's payments, by document and payment.
+    pub disputes: &'a Disputes,
     /// Whether the subscription's trial grants credits.
     pub trial_counts: bool,
     /// What snapshots say about pauses, by time.
@@ -322,6 +325,17 @@ pub(super) struct View<'a> {
     pub grace_days: i64,
     /// The current time.
     pub now: Timestamp,
+}
+
+impl View<'_> {
+    /// The disputes of an invoice's payments.
+    pub(super) fn disputes_of(&self, invoice: &InvoiceId) -> Vec<DisputeSpan> {
+        if self.disputes.is_empty() {
+            return Vec::new();
+        }
+        let payments = self.disputes.get(&LedgerKey::invoice(invoice));
+        payments.into_iter().flat_map(BTreeMap::values).flatten().copied().collect()
+    }
 }
 
 /// What an item's bucket holds, and why.

@@ -4,9 +4,10 @@
 //! falls due, so it does not matter when, or whether, a schedule runs.
 
 use super::item::{Item, Period, View, in_force};
-use super::slice::{Carry, MAX_SLICES, Slice, cuts, granted_since};
+use super::slice::{Carry, MAX_SLICES, Slice, cuts, granted_since, phase_at};
 use crate::credits::Credits;
 use crate::ids::InvoiceId;
+use crate::reversal::is_open;
 use crate::timestamp::Timestamp;
 
 impl Item {
@@ -44,25 +45,29 @@ impl Item {
         let cuts = cuts(period.start, period.end);
         let end_of = |index: usize| cuts.get(index + 1).copied().or(period.end);
         slices.push(Slice { end: end_of(0), monthly: true, ..whole.clone() });
-        let refunded = self.is_refunded(period, view);
+        let is_refunded = self.is_refunded(period, view);
+        let disputes = view.disputes_of(&period.invoice);
+        let stops = |at: Timestamp| {
+            let refunded_then = |invoice: &InvoiceId| (view.refunded_at)(invoice, at);
+            let then = View { refunded: &refunded_then, ..*view };
+            phase_at(view.phases, at).is_some_and(|phase| phase.stops(view.pause_collection))
+                || disputes.iter().any(|dispute| is_open(dispute, at))
+                || (is_refunded && self.is_refunded(period, &then))
+        };
         for (index, start) in cuts.iter().copied().enumerate().skip(1) {
             let is_over =
                 next.is_some_and(|next| start >= next) || view.ended.is_some_and(|end| start >= end);
-            let refunded_then = |invoice: &InvoiceId| (view.refunded_at)(invoice, start);
-            let then = View { refunded: &refunded_then, ..*view };
-            // No month begins after a full refund.
-            if start > view.now || is_over || (refunded && self.is_refunded(period, &then)) {
+            if start > view.now || is_over {
                 break;
             }
             if !in_force(&runs, start).is_some_and(|run| run.terms.monthly) {
                 continue;
             }
             let end = end_of(index);
+            let resumes = view.phases.iter().map(|phase| phase.at);
+            let moments = resumes.chain(disputes.iter().filter_map(|(_, closed)| *closed));
             let counts = |since: &Timestamp| *since <= view.now && view.ended.is_none_or(|end| *since < end);
-            let Some(since) = granted_since(start, end, view.phases, view.pause_collection).filter(counts)
-            else {
-                continue;
-            };
+            let Some(since) = granted_since(start, end, moments, stops).filter(counts) else { continue };
             let index = u32::try_from(index).unwrap_or(MAX_SLICES);
             slices.push(Slice { index, start, end, since, period: place, monthly: true });
         }
@@ -75,7 +80,9 @@ impl Item {
             return None;
         }
         let next = cuts(current.start, current.end).into_iter().find(|cut| *cut > view.now)?;
-        let stops = view.phases.last().is_some_and(|phase| phase.stops(view.pause_collection));
+        let stops = view.phases.last().is_some_and(|phase| phase.stops(view.pause_collection))
+            || view.disputes_of(&current.invoice).iter().any(|(_, closed)| closed.is_none())
+            || self.is_refunded(current, view);
         (!stops && view.ended.is_none()).then_some(next)
     }
 

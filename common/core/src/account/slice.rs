@@ -157,18 +157,17 @@ pub(super) fn cuts(start: Timestamp, end: Option<Timestamp>) -> Vec<Timestamp> {
     cuts
 }
 
-/// When a slice's credits are granted: at its start, or when a pause at its start ended within it.
+/// When a slice's credits are granted: at its start, or at the first of these moments within it at which nothing
+/// `stops` them any more.
 pub(super) fn granted_since(
     start: Timestamp,
     end: Option<Timestamp>,
-    phases: &[Phase],
-    policy: PauseCollection,
+    moments: impl Iterator<Item = Timestamp>,
+    stops: impl Fn(Timestamp) -> bool,
 ) -> Option<Timestamp> {
-    let stops = |phase: &&Phase| phase.stops(policy);
-    let at_start = phase_at(phases, start);
-    if at_start.as_ref().is_none_or(|phase| !stops(phase)) {
+    if !stops(start) {
         return Some(start);
     }
-    let within = |phase: &&Phase| phase.at > start && end.is_none_or(|end| phase.at < end);
-    phases.iter().filter(within).find(|phase| !stops(phase)).map(|phase| phase.at)
+    let within = |at: &Timestamp| *at > start && end.is_none_or(|end| *at < end);
+    moments.filter(within).filter(|at| !stops(*at)).min()
 }

@@ -22,6 +22,7 @@ use crate::credits::Credits;
 use crate::event::SubscriptionStatus;
 use crate::ids::{CustomerId, EventId, HoldId, InvoiceId, ItemId, SessionId, SubscriptionId};
 use crate::ledger::{EntryKind, LedgerKey};
+use crate::reversal::{DisputeSpan, Disputes};
 use crate::timestamp::Timestamp;
 
 /// Days after its end at which a subscription without credits may be dropped. Stripe can send an event again
@@ -106,6 +107,9 @@ pub struct State {
     /// For each payment in `refunds`, its refunded and disputed minor units after each change, oldest first.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub(super) refunded_since: BTreeMap<String, Vec<(Timestamp, i64)>>,
+    /// The disputes of payments of invoices that may still count, also those that were won.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(super) disputes: Disputes,
     /// When the first payment of this user was confirmed, by the earliest event that says so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub first_paid_at: Option<Timestamp>,
@@ -312,6 +316,7 @@ impl State {
             grace_days: policy.past_due_grace_days,
             refunded: &refunded,
             refunded_at: &refunded_at,
+            disputes: &self.disputes,
             trial_counts: self.ended_at(subscription).is_none() && (first || policy.trials == Trials::Each),
             now,
         };
@@ -941,10 +946,11 @@ impl State {
                 items.insert(item_id, item);
             }
         }
-        let gone: Vec<LedgerKey> =
-            self.refunds.keys().filter(|document| !self.knows(document)).cloned().collect();
+        let documents = self.refunds.keys().chain(self.disputes.keys());
+        let gone: Vec<LedgerKey> = documents.filter(|document| !self.knows(document)).cloned().collect();
         for document in gone {
             self.refunds.remove(&document);
+            self.disputes.remove(&document);
         }
         let refunds = &self.refunds;
         self.refunded_since.retain(|payment, _| refunds.values().any(|paid| paid.contains_key(payment)));
@@ -963,10 +969,25 @@ impl State {
                 (id.clone(), periods)
             })
             .collect();
-        let free = self.months_of_free_refills(now);
+        let mut moments = self.months_of_free_refills(now);
+        let disputes = self.disputes.values().flat_map(BTreeMap::values).flatten();
+        moments.extend(disputes.filter_map(|(_, closed)| *closed));
         for (id, periods) in many {
-            self.subscription_mut(&id).prune_phases(&periods, &free);
+            self.subscription_mut(&id).prune_phases(&periods, &moments);
         }
+    }
+
+    /// Keeps when an invoice's payment was disputed. No month begins while a dispute of it is open.
+    pub(super) fn set_disputes(&mut self, document: &LedgerKey, payment: &str, disputes: Vec<DisputeSpan>) {
+        if document.invoice_id().is_none() {
+            return;
+        }
+        let payments = self.disputes.entry(document.clone()).or_default();
+        payments.remove(payment);
+        if !disputes.is_empty() {
+            payments.insert(payment.to_owned(), disputes);
+        }
+        self.disputes.retain(|_, payments| !payments.is_empty());
     }
 
     /// Whether the state has a line or purchase of this document that may still count.

@@ -288,15 +288,36 @@ fn a_refund_of_the_year_takes_its_share_of_each_month() {
     let whole =
         life(&[&paid_year(), &[Step::Spend(1000), back(months(1) + DAY, 20_000), Step::At(months(6))]]);
     check_life("in full: no more months", &whole, "pro 0 | si_1=0");
-    let disputed = |kind: &str, at: i64, status: &str| {
+}
+
+/// `charge.dispute.created` and `.closed` name the payment; `amount` may be a part of it.
+/// <https://docs.stripe.com/api/disputes/object#dispute_object-amount>
+#[test]
+fn no_month_begins_while_a_dispute_of_the_year_is_open() {
+    let disputed = |kind: &str, at: i64, status: &str, amount: i64| {
         let Step::Event(event) = dispute(kind, at, "pi_in_1", status) else { panic!("no event") };
-        Step::Event(patched(event, &json!({"data": {"object": {"amount": 20_000}}})))
+        Step::Event(patched(event, &json!({"data": {"object": {"amount": amount}}})))
     };
-    let opened = disputed("created", months(1) + DAY, "needs_response");
-    let open = [Step::Spend(1000), opened, Step::At(months(3))];
-    check_life("an open dispute", &life(&[&paid_year(), &open]), "pro 0 | si_1=0");
-    let won = life(&[&paid_year(), &open, &[disputed("closed", months(3) + DAY, "won")]]);
-    check_life("won in another month", &won, "pro 5000 | si_1=5000");
+    let opened = |amount| disputed("created", months(1) + DAY, "needs_response", amount);
+    let closed = |status: &str, amount| disputed("closed", months(3) + DAY, status, amount);
+    let open = |amount| vec![Step::At(months(1)), Step::Spend(1000), opened(amount), Step::At(months(3))];
+    check_life("all of it", &life(&[&paid_year(), &open(20_000)]), "pro 0 | si_1=0");
+    check_life("a quarter of it", &life(&[&paid_year(), &open(5000)]), "pro 2750 | si_1=2750");
+    let lost = life(&[&paid_year(), &open(5000), &[closed("lost", 5000)]]);
+    check_life("a quarter is lost: the running month begins", &lost, "pro 3750 | si_1=3750");
+    for (amount, granted) in [(20_000, 5000), (5000, 2250)] {
+        let won = life(&[&paid_year(), &open(amount), &[closed("won", amount)]]);
+        check_life("won in another month", &won, "pro 5000 | si_1=5000");
+        let slices: Vec<_> =
+            ledger(&Run::of(&won)).into_iter().filter(|one| one.starts_with("slice")).collect();
+        let first = format!("slice#in_1#si_1#1 +0 at {}", months(1) - T);
+        let running = format!("slice#in_1#si_1#3 +{granted} at {}", months(3) + DAY - T);
+        assert_eq!(slices, [first, running], "the month between is not made up");
+    }
+    let other = item("si_2", "price_team", T, T + YEAR);
+    let removed = [shows(months(2) + DAY, "active", &[other])];
+    let won = life(&[&paid_year(), &open(20_000), &removed, &[closed("won", 20_000)]]);
+    check_life("removed meanwhile: what its last month held", &won, "business 4000 | si_1=4000");
 }
 
 #[test]
