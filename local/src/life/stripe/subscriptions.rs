@@ -287,6 +287,10 @@ impl Stripe<'_> {
 
     pub(super) fn change_to(&mut self, index: usize, plan: usize, seats: u64) {
         let state = &mut self.subscriptions[index];
+        // Stripe begins the next period when the last one ends, and bills a later change in it.
+        if state.it.end <= self.now {
+            return;
+        }
         let billing = match (state.it.status, self.rng.u8(..8)) {
             ("active", 0..2) => Billing::AtOnce,
             ("active", 2) => Billing::AtOnceButFails,
