@@ -104,6 +104,9 @@ def main():
                 ends[user] = (life["tier"], life["credits"])
                 what = life["what"] + (", in reverse" if step < 0 else "")
                 stack.eventually(what, ends[user], lambda user=user: ended(client, user), 20)
+                if "no_grant" in life:
+                    keys = (client, user, f"invoice#{life['no_grant']}{user}")
+                    stack.eventually("its entry", ["no_grant"], lambda keys=keys: kinds(*keys), 20)
             stack.stays("all stay as they are", ends, lambda: {user: ended(client, user) for user in ends}, 1)
 
 
@@ -111,6 +114,11 @@ def ended(client, user):
     """Tier and credits; an account that no event made has neither."""
     seen = client.tier_and_credits(user)
     return ("free", 0) if seen == 404 else seen
+
+
+def kinds(client, user, key):
+    """The kinds of the ledger's entries with this key."""
+    return [entry["kind"] for entry in client.ledger(user) or [] if entry["key"] == key]
 
 
 if __name__ == "__main__":
