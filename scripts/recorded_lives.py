@@ -31,13 +31,13 @@ signup_credits = 0
 name = "pro"
 tier = "pro"
 credits = 1000
-prices = ["default", "small-monthly"]
+prices = ["default", "small-monthly", "price_1Hp1XHK3EYQFZMajbtX6HLnM", "price_1QxPjKRkFC2HFuLWVZblSFLf"]
 
 [[plan]]
 name = "biz"
 tier = "biz"
 credits = 20000
-prices = ["small-annual"]
+prices = ["small-annual", "price_1RjKp0RkFC2HFuLWFWZyajjK"]
 
 [[pack]]
 name = "shirt"
@@ -46,8 +46,10 @@ prices = ["price_1ILVZaKXBGcbgpbZQ26kgXWG"]
 """
 # The ids that get the user's name as a suffix, so that each user has objects of its own.
 IDS = re.compile(r"\b(?:cus|il|in|si|sub)_\w{14,}")
+CUSTOMER = re.compile(r"\bcus_\w+")
 # Whole numbers in this range (2017 to 2036) are times, which are moved.
 TIMES = range(1_500_000_000, 2_100_000_000)
+VERSIONS = {"old": "2020-08-27", "new": "2025-10-29.clover"}
 
 
 def moved(value, seconds):
@@ -60,17 +62,19 @@ def moved(value, seconds):
 
 def events_of(life, objects, user):
     """The events of a life, as texts. A change of the subscription is dated at its invoice."""
-    things = [(kind, objects[name]) for kind, name in life["events"]]
-    seconds = int(time.time()) - 600 - things[0][1]["created"]
-    last = max(thing["created"] for _, thing in things)
-    for number, (kind, thing) in enumerate(things):
+    things = [(kind, *objects[name]) for kind, name in life["events"]]
+    seconds = int(time.time()) - 600 - things[0][2]["created"]
+    last = max(thing["created"] for _, _, thing in things)
+    for number, (kind, version, thing) in enumerate(things):
         thing = moved(thing, seconds) | {"metadata": {"user_id": user}}
         event = json.dumps({
-            "id": f"evt_{user}{number}", "object": "event", "api_version": "2025-10-29.clover", "type": kind,
+            "id": f"evt_{user}{number}", "object": "event", "api_version": version, "type": kind,
             "created": last + seconds if kind.endswith("updated") else thing["created"] + number,
             "livemode": False, "pending_webhooks": 1, "request": None, "data": {"object": thing},
         })
-        yield IDS.sub(lambda found: found[0] + user, event)
+        event = IDS.sub(lambda found: found[0] + user, event)
+        # In reverse, the customer has an id as a merchant may choose it.
+        yield CUSTOMER.sub(f"{user}+shop@example.com", event) if user.endswith("b") else event
 
 
 def main():
@@ -83,7 +87,7 @@ def main():
         if source["from"] != "corpus":
             found = shapes.load(source, pathlib.Path(), pathlib.Path(folder))
             if found:
-                objects[source.get("as", source.get("object"))] = found[0]
+                objects[source.get("as", source.get("object"))] = VERSIONS[source["shape"]], found[0]
     with tempfile.NamedTemporaryFile("w", suffix=".toml") as catalog:
         catalog.write(CATALOG)
         catalog.flush()
@@ -100,6 +104,9 @@ def main():
                 ends[user] = (life["tier"], life["credits"])
                 what = life["what"] + (", in reverse" if step < 0 else "")
                 stack.eventually(what, ends[user], lambda user=user: ended(client, user), 20)
+                if "no_grant" in life:
+                    keys = (client, user, f"invoice#{life['no_grant']}{user}")
+                    stack.eventually("its entry", ["no_grant"], lambda keys=keys: kinds(*keys), 20)
             stack.stays("all stay as they are", ends, lambda: {user: ended(client, user) for user in ends}, 1)
 
 
@@ -107,6 +114,11 @@ def ended(client, user):
     """Tier and credits; an account that no event made has neither."""
     seen = client.tier_and_credits(user)
     return ("free", 0) if seen == 404 else seen
+
+
+def kinds(client, user, key):
+    """The kinds of the ledger's entries with this key."""
+    return [entry["kind"] for entry in client.ledger(user) or [] if entry["key"] == key]
 
 
 if __name__ == "__main__":
