@@ -158,6 +158,7 @@ pub fn judge(catalog: &str, steps: &[Step], now: i64) -> World {
     let is_ranked = catalog.policy("addons", "reset") == "reset";
     let is_ranked = is_ranked && all.paid.values().any(|e| !all.sales(e).is_empty());
     let (mut takes, mut ranks, mut spends) = (Takes::new(), Ranks::new(), Vec::new());
+    let mut read_at = None;
     for (index, step) in steps.iter().enumerate() {
         let mut read =
             |end, rank, takes: &Takes| read(&catalog, &history[..end], takes, &mut ranks, step.at, rank);
@@ -166,7 +167,9 @@ pub fn judge(catalog: &str, steps: &[Step], now: i64) -> World {
             spends.push(spend(&lots, *amount, &mut takes));
         } else if is_ranked {
             // What falls due by time falls due before the step.
-            read(index, 2 * index, &takes);
+            if read_at.replace(step.at) != Some(step.at) {
+                read(index, 2 * index, &takes);
+            }
             read(index + 1, 2 * index + 1, &takes);
         }
     }
