@@ -80,6 +80,10 @@ pub struct Item {
     /// `created` of the newest invoice that names the item. It may be paid days later.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) billed_at: Option<Timestamp>,
+    /// Start of its first period, once that is dropped. Kept if the subscription has other items: the item may
+    /// have come in the place of one of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    began: Option<Timestamp>,
 }
 
 /// The lines of one paid invoice for one item, one start and one plan.
@@ -551,6 +555,7 @@ impl Item {
     /// Takes over what is known of an item that turns out to be this one.
     pub(super) fn absorb(&mut self, other: Self) {
         self.billed_at = self.billed_at.max(other.billed_at);
+        self.began = self.began.into_iter().chain(other.began).min();
         self.lines.extend(other.lines);
         self.sort_lines();
         self.sights.extend(other.sights);
@@ -646,7 +651,19 @@ impl Item {
         self.all_periods(view).into_iter().filter(|(_, open)| *open).map(|(period, _)| period).collect()
     }
 
-    /// All periods that lines open, each with whether it has opened by now.
+    /// The first period that has opened by now, and whether it is only known when it began: its line is
+    /// dropped, and what it took over of another item counts no more.
+    pub(super) fn first_period(&self, view: &View<'_>) -> Option<(Period, bool)> {
+        let first = self.periods(view).into_iter().next()?;
+        let Some(began) = self.began.filter(|began| *began < first.start) else {
+            return Some((first, false));
+        };
+        let (shown, end) = (began.plus_seconds(-1), Some(first.start));
+        Some((Period { start: began, shown, end, ..first }, true))
+    }
+
+    /// All periods that lines open, each with whether it has opened by now. Of the lines of one invoice that
+    /// open at once, the latest opens.
     fn all_periods(&self, view: &View<'_>) -> Vec<(Period, bool)> {
         let mut periods: Vec<(Period, bool)> = Vec::new();
         let mut starts: Vec<Timestamp> = self.lines.iter().map(|line| line.start).collect();
@@ -691,6 +708,16 @@ impl Item {
                 resets: here().any(|line| line.terms.resets() && (line.amount > 0 || opens(&line))),
             };
             periods.push((period, opening.opened_by(view.now)));
+        }
+        if periods.len() > 1 {
+            let all: Vec<(Timestamp, InvoiceId)> =
+                periods.iter().map(|(period, _)| (period.start, period.invoice.clone())).collect();
+            periods.retain(|(period, _)| {
+                let opens_with = |start: Timestamp| start.plus_seconds(-OPENS_EARLY_SECONDS) <= period.at;
+                !all.iter().any(|(start, invoice)| {
+                    *start > period.start && *invoice == period.invoice && opens_with(*start)
+                })
+            });
         }
         periods
     }
@@ -1186,6 +1213,10 @@ impl Item {
                     break;
                 }
                 oldest = before;
+            }
+            if ended.is_some() && view.items.len() > 1 {
+                let first = periods.first().map(|period| period.start);
+                self.began = first.into_iter().chain(self.began).min();
             }
             // Without an earlier period that has ended, the period that a line belongs to may still arrive.
             let from = ended.unwrap_or(Timestamp::from_unix(i64::MIN));

@@ -431,17 +431,18 @@ impl State {
                     for (item, known) in
                         swap.new.iter().filter_map(|new| subscription.items.get_key_value(*new))
                     {
-                        let first = known.periods(view).into_iter().next();
                         let may_be_older = swap.is_oldest;
-                        takers.extend(first.map(|period| Taker {
+                        takers.extend(known.first_period(view).map(|(period, is_dropped)| Taker {
                             item,
                             period,
                             handed: Handed::default(),
                             may_be_older,
+                            is_dropped,
                         }));
                     }
                     hand_over(old, &mut takers);
-                    for Taker { item, handed, .. } in takers.iter().filter(|taker| taker.handed != NOTHING) {
+                    let counts = |taker: &&Taker<'_>| taker.handed != NOTHING && !taker.is_dropped;
+                    for Taker { item, handed, .. } in takers.iter().filter(counts) {
                         let Some(known) = subscription.items.get(*item) else { continue };
                         let bucket = bucket(known, subscription.removed_at(item), handed);
                         items.insert((id.clone(), (*item).clone()), bucket);

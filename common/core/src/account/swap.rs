@@ -58,6 +58,8 @@ pub(super) struct Taker<'a> {
     pub handed: Handed,
     /// Whether it may have been there before.
     pub may_be_older: bool,
+    /// The period is over and dropped: what it takes over counts no more.
+    pub is_dropped: bool,
 }
 
 impl Taker<'_> {
