@@ -317,7 +317,10 @@ pub fn is_terminal(e: &Event) -> bool {
 /// order …, price id, quantity, event id)."
 fn in_order<'a>(snapshots: Vec<&'a Event<'a>>) -> Vec<&'a Event<'a>> {
     let mut ordered: Vec<&'a Event<'a>> = Vec::new();
-    for second in snapshots.chunk_by(|a, b| a.created == b.created) {
+    // `customer.subscription.deleted` has no `previous_attributes`. It is the last of any chain.
+    let (ended, running): (Vec<_>, Vec<_>) = snapshots.into_iter().partition(|e| is_terminal(e));
+    let is_one_second = |a: &&Event<'_>, b: &&Event<'_>| a.created == b.created;
+    for second in running.chunk_by(is_one_second).chain(ended.chunk_by(is_one_second)) {
         let mut group = second.to_vec();
         group.sort_by_key(|e| {
             let order = ["incomplete", "trialing", "active", "past_due", "unpaid", "paused"];
@@ -336,7 +339,6 @@ fn in_order<'a>(snapshots: Vec<&'a Event<'a>>) -> Vec<&'a Event<'a>> {
         let chain = chain_from(ordered.last().copied()).or_else(|| chain_from(None));
         ordered.extend(chain.unwrap_or(group));
     }
-    ordered.sort_by_key(|e| is_terminal(e));
     ordered
 }
 
