@@ -666,10 +666,7 @@ impl Account {
         }
         let before = state.buckets(policy, now);
         state.set_disputes(&document, &payment, disputes);
-        state.refunded_since.remove(&payment);
-        if amount > 0 {
-            state.refunded_since.insert(payment.clone(), steps);
-        }
+        state.refunded_since.insert(payment.clone(), steps);
         let known = state.refunds.get(&document).and_then(|paid| paid.get(&payment)).copied();
         state.refunds.entry(document.clone()).or_default().insert(payment.clone(), amount);
         // A session and an invoice of one purchase share the payment, and so its refunds.

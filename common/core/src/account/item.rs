@@ -745,20 +745,17 @@ impl Item {
         paid: Option<&Period>,
         days_until_due: Option<i64>,
     ) -> Timestamp {
-        let in_order = self.in_order_at();
-        let overdue = || self.overdue.iter().filter(|(_, at)| Some(*at) > in_order);
-        let first = overdue().map(|(start, _)| *start).min().unwrap_or(shown);
+        let first = self.overdue.iter().map(|(start, _)| *start).min().unwrap_or(shown);
         let paid_until = paid.and_then(|period| period.end);
         let first = first.max(paid_until.unwrap_or(first)).min(shown);
         let Some(days) = days_until_due else { return first };
         // An invoice may fall due after the next period has begun. Snapshots then show the next period, whose
         // own invoice is not due yet.
-        let seen = overdue().map(|(_, at)| *at).min();
+        let seen = self.overdue.iter().map(|(_, at)| *at).min();
         let fell_due = |start: &Timestamp| Some(start.plus_days(days)) <= seen;
         let is_trial = |start: &Timestamp| self.sights.iter().any(|one| one.trialing && one.start == *start);
         let mut earlier = self.starts.iter().copied().chain(paid_until).collect::<Vec<_>>();
-        earlier.retain(|start| *start < first && paid_until <= Some(*start));
-        earlier.retain(|start| fell_due(start) && !is_trial(start));
+        earlier.retain(|start| paid_until <= Some(*start) && fell_due(start) && !is_trial(start));
         let unpaid = earlier.into_iter().max().filter(|_| !fell_due(&first)).unwrap_or(first);
         unpaid.plus_days(days)
     }
@@ -1124,11 +1121,6 @@ impl Item {
             let (start, plan) = slice.spends_of.clone();
             self.add_spent(Spent { start, plan, credits, carried: false, imported: true });
         }
-    }
-
-    /// Whether something was spent in another system, as an import says.
-    pub(super) fn has_imported(&self) -> bool {
-        self.spent.iter().any(|spent| spent.imported)
     }
 
     /// Drops spends of slices that began before an import, except those that the import names.
