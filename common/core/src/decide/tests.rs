@@ -936,6 +936,30 @@ fn the_status_of_a_subscription_alone_buys_pays_and_orders_nothing() {
 }
 
 #[test]
+fn without_a_catalog_what_may_sell_waits_for_one() {
+    let account = Run::of(&[]).account;
+    let none = BTreeMap::new();
+    let code = |step: &Step, catalog: &Catalog| {
+        let Step::Event(body) = step else { panic!("{step:?} is no event") };
+        let event = event::read(body.to_string().as_bytes()).unwrap();
+        match decide(&account, &event, &none, catalog, Timestamp::from_unix(P2)) {
+            Outcome::Park(parked) => parked.code(),
+            Outcome::Apply(_) | Outcome::Ignore(_) | Outcome::Tie => "",
+        }
+    };
+    let customer = json!({"id": "cus_1", "metadata": {"user_id": "user_1"}});
+    let sold = Catalog::parse(CATALOG).unwrap();
+    for (step, without) in [
+        (pack(P1, "cs_1"), "no_catalog"),
+        (sub("created", P1, json!({})), "no_catalog"),
+        (paid(P1, "in_1", "subscription_create", "price_pro", P1), "no_catalog"),
+        (event("customer.deleted", P1, &customer, None).into(), ""),
+    ] {
+        assert_eq!((code(&step, &Catalog::absent()), code(&step, &sold)), (without, ""), "{step:?}");
+    }
+}
+
+#[test]
 fn the_names_in_the_log_are_stable() {
     use super::{Effect, Ignored};
     assert_eq!(

@@ -102,6 +102,19 @@ fn an_invoice_that_falls_due_in_the_next_period_gives_no_period_of_grace_more() 
         Step::At(T + 94 * DAY),
     ];
     check_life("a voided one before", &[paid, voided].concat(), "pro until day 95 5000 | si_1=5000");
+    // The days are raised when the first invoice after a trial is late. The trial had nothing to pay.
+    let after_trial = |at: i64, status: &str, start: i64, days: i64| {
+        let items = [item("si_1", "price_pro", start, start + 14 * DAY)];
+        let sent = json!({"collection_method": "send_invoice", "days_until_due": days});
+        shows_with(T + at * DAY, status, &items, sent)
+    };
+    let raised = vec![
+        after_trial(0, "trialing", T, 3),
+        after_trial(14, "active", T + 14 * DAY, 3),
+        after_trial(17, "past_due", T + 14 * DAY, 10),
+        Step::At(T + 20 * DAY),
+    ];
+    check_life("after a trial", &raised, "pro until day 29 2000 | si_1=2000");
 }
 
 /// Stripe makes an invoice for each period, also while the one before it is unpaid. With the setting "leave

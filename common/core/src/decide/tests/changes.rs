@@ -323,6 +323,60 @@ fn of_two_changes_in_one_second_the_one_that_continues_the_other_counts() {
     check_life("shown again later", &[opened("price_pro"), back].concat(), "pro 4000 | si_1=4000");
 }
 
+/// Two of three states do not tell their order: the one between arrives last in some of the orders.
+#[test]
+fn the_last_of_several_states_of_a_trial_in_one_second_counts() {
+    let at = T + DAY;
+    let prices = ["price_business", "price_boost", "price_free"];
+    let worth = |price: &str| match price {
+        "price_business" => "business 20000 | si_1=20000",
+        "price_boost" => "pro 300 | si_1=300",
+        _ => "pro 50 | si_1=50",
+    };
+    for [one, two, three] in [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]] {
+        let names = [one, two, three].map(|place: usize| prices[place]);
+        let life = [
+            shows(T, "trialing", &[plan("price_pro")]),
+            changes(at, "trialing", "price_pro", names[0]),
+            changes(at, "trialing", names[0], names[1]),
+            changes(at, "trialing", names[1], names[2]),
+        ];
+        check_life("prices", &life, worth(names[2]));
+    }
+    let team = |count: u64| json!({"data": [seats("si_1", "price_team", count, T, month(T))]});
+    let seats_change = |from: u64, to: u64| {
+        updated(at, json!({"status": "trialing", "items": team(to)}), json!({"items": team(from)}))
+    };
+    for (one, two, three) in [(5, 3, 4), (5, 4, 3), (3, 5, 4), (4, 3, 5)] {
+        let life = [
+            shows(T, "trialing", &[seats("si_1", "price_team", 2, T, month(T))]),
+            seats_change(2, one),
+            seats_change(one, two),
+            seats_change(two, three),
+        ];
+        check_life("seats", &life, &format!("business {three}000 | si_1={three}000"));
+    }
+}
+
+/// A payment fails and is paid in the second in which the plan changes.
+#[test]
+fn a_past_due_state_between_two_plans_of_a_second_keeps_their_order() {
+    let at = T + DAY;
+    let shown = |price: &str| json!({"data": [plan(price)]});
+    let state = |status: &str, price: &str| json!({"status": status, "items": shown(price)});
+    for (first, second, expect) in [
+        ("price_business", "price_boost", "pro 300 | si_1=300"),
+        ("price_boost", "price_business", "business 20000 | si_1=20000"),
+    ] {
+        let between = vec![
+            changes(at, "active", "price_pro", first),
+            updated(at, state("past_due", second), state("active", first)),
+            updated(at, state("active", second), json!({"status": "past_due"})),
+        ];
+        check_life("a past_due state", &[opened("price_pro"), between].concat(), expect);
+    }
+}
+
 /// Stripe sends `customer.subscription.updated` for any change, such as one of the metadata.
 #[test]
 fn states_that_repeat_do_not_crowd_out_a_change_of_plan() {
