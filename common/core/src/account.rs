@@ -635,8 +635,8 @@ impl Account {
                 .extract_if(.., |known| is_other(known))
                 .chain(others.extract_if(.., |known| is_other(known)))
                 .collect();
-            let sold_at = (filed_at != first.at && !lifetime).then_some(first.at);
             let at = if lifetime { first.at } else { filed_at };
+            let sold_at = (at != first.at).then_some(first.at);
             let mut lots: Vec<Purchase> =
                 purchases.into_iter().map(|purchase| Purchase { at, sold_at, ..purchase }).collect();
             lots::replace(&of_invoice, lots.iter_mut().collect());

@@ -798,9 +798,8 @@ impl Item {
         let Some(worth) = self.trial_worth() else { return Bucket::default() };
         let counts = view.trial_counts && !view.handed.was_paid;
         let granted = if counts { worth } else { Credits::ZERO };
-        let spent = self.spent_of(|start| start == TRIAL, None).plus(view.handed.total());
-        let hands_over = Handed { was_paid: view.handed.was_paid, ..Handed::default() };
-        Bucket { left: granted.minus(spent), granted, spent, trial: true, hands_over, ..Bucket::default() }
+        let spent = self.spent_of(|start| start == TRIAL).plus(view.handed.total());
+        Bucket { left: granted.minus(spent), granted, spent, trial: true, ..Bucket::default() }
     }
 
     /// What a slice holds, or held at `next`, when the next one was granted.
@@ -859,7 +858,7 @@ impl Item {
         let holds_undone = |start: Timestamp| {
             slice.holds_undone(start, next, &own) && !is_of_later_period(start, slice, slices, periods)
         };
-        let undone = self.spent_of(holds_undone, None);
+        let undone = self.spent_of(holds_undone);
         let opened_by = runs.first().map_or_else(String::new, |run| run.terms.plan.clone());
         let mut plans = handed.plans;
         plans.extend(runs.iter().map(|run| run.terms.plan.clone()));
@@ -1026,11 +1025,9 @@ impl Item {
         lost.plus(self.lost_of_opening(credited, before, &earlier, view))
     }
 
-    /// Credits that were spent from the slices with these starts, of one plan or of any plan.
-    fn spent_of(&self, starts: impl Fn(Timestamp) -> bool, plan: Option<&str>) -> Credits {
-        let of = |spent: &&Spent| {
-            !spent.carried && starts(spent.start) && plan.is_none_or(|plan| spent.plan == plan)
-        };
+    /// Credits that were spent from the slices with these starts.
+    fn spent_of(&self, starts: impl Fn(Timestamp) -> bool) -> Credits {
+        let of = |spent: &&Spent| !spent.carried && starts(spent.start);
         self.spent.iter().filter(of).map(|spent| spent.credits).sum()
     }
 
@@ -1367,7 +1364,7 @@ fn carried(item: &Item, period: &Period, periods: &[Period], slices: &[Slice], v
         Some(_) | None if place == 0 => view.handed.total(),
         Some(_) | None => carried(item, before, &earlier, slices, view),
     };
-    period.unpaid_share(item.spent_of(in_slice, None).plus(before_slice))
+    period.unpaid_share(item.spent_of(in_slice).plus(before_slice))
 }
 
 /// Whether a trial's snapshot is newer than the known one.
@@ -1375,7 +1372,9 @@ fn follows(trial: &Trial, known: &Trial) -> bool {
     match trial.at.cmp(&known.at) {
         Ordering::Greater => true,
         Ordering::Less => false,
-        Ordering::Equal if trial.digest == known.digest => trial.before > known.before,
+        Ordering::Equal if trial.digest == known.digest => {
+            (trial.before, trial.end) > (known.before, known.end)
+        }
         Ordering::Equal => {
             let after = trial.before == Some(known.digest);
             let before = known.before == Some(trial.digest);
