@@ -375,6 +375,18 @@ fn a_charge_is_taken_back_only_by_a_credit_of_the_same() {
     }
 }
 
+/// The invoice of a trial grants nothing itself.
+#[test]
+fn the_entry_of_a_trial_has_its_credits_and_not_the_invoice() {
+    let zero = patched(line("price_pro", 1, P1), &json!({"amount": 0}));
+    let bill = invoice("paid", P1, "in_1", "subscription_create", &[zero], json!({}));
+    let run = Run::of(&[bill]);
+    let deltas: Vec<_> =
+        run.ledger.values().map(|entry| (entry.key.as_str().to_owned(), entry.delta)).collect();
+    let expect = [("invoice#in_1".to_owned(), 0), ("trial#sub_1#si_1".to_owned(), 2000)];
+    assert_eq!(deltas, expect, "{}", run.summary());
+}
+
 /// The ledger shows what an invoice was for.
 #[test]
 fn the_kind_of_an_entry_follows_from_the_lines_and_the_reason() {

@@ -117,6 +117,24 @@ fn an_invoice_that_falls_due_in_the_next_period_gives_no_period_of_grace_more() 
     check_life("after a trial", &raised, "pro until day 29 2000 | si_1=2000");
 }
 
+/// A payment fails and is made again in one second: the period is in order then.
+#[test]
+fn a_period_that_was_paid_in_the_second_of_its_failure_is_not_overdue() {
+    let third = NEXT + super::MONTH;
+    let shown = |at: i64, status: &str, start: i64| shows(at, status, &[plan("price_pro", start)]);
+    let late = vec![
+        shown(NEXT + 3600, "past_due", NEXT),
+        shown(NEXT + 3600, "active", NEXT),
+        shown(third + 3600, "past_due", third),
+        Step::At(third + 2 * DAY),
+    ];
+    check_life(
+        "in the next period",
+        &[opened("price_pro"), late].concat(),
+        "pro until day 65 5000 | si_1=5000",
+    );
+}
+
 /// Stripe makes an invoice for each period, also while the one before it is unpaid. With the setting "leave
 /// the subscription past-due", or with retries for longer than a period, the status stays `past_due`
 /// (<https://support.stripe.com/questions/retry-schedules-longer-than-a-subscription-s-billing-period>).

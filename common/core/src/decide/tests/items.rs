@@ -952,6 +952,31 @@ fn a_metered_line_beside_a_plan_grants_nothing_and_is_not_parked() {
     check_life("on a subscription whose plan is known", &given, "pro 3800 | si_1=3800");
 }
 
+#[test]
+fn an_item_takes_over_the_spends_of_a_period_only_if_it_came_within_it() {
+    let pro = |id: &str| line(id, "price_pro", 2000, T, month(T));
+    let first = bill(T + 1, "in_1", "subscription_create", &[pro("si_1")]);
+    let next = month(T);
+    let renewed = [
+        shows(T, "active", &[item("si_1", "price_pro", T, next)]),
+        first.clone(),
+        Step::Spend(4900),
+        shows(next, "active", &[item("si_2", "price_free", next, month(next))]),
+        bill(next + 1, "in_2", "subscription_cycle", &[line("si_2", "price_free", 0, next, month(next))]),
+    ];
+    assert_eq!(end(&Run::of(&renewed)), "pro 50 | si_1=0 si_2=50", "it came at the end");
+    // No snapshot of before the change is known.
+    let changed = swap(T + 5 * DAY, next, "in_2", &[("si_1", "price_pro")], &[("si_2", "price_pro", 1)]);
+    let late = [vec![first, Step::Spend(4900)], changed].concat();
+    assert_eq!(end(&Run::of(&late)), "pro 100 | si_1=0 si_2=100", "it came within");
+    let both = [
+        bill(T + 1, "in_1", "subscription_create", &[pro("si_1"), pro("si_2")]),
+        Step::Spend(4900),
+        shows(T + 5 * DAY, "active", &[item("si_2", "price_pro", T, next)]),
+    ];
+    assert_eq!(end(&Run::of(&both)), "pro 5100 | si_1=100 si_2=5000", "it was there before");
+}
+
 /// Stripe prorates an item that is added within the period, also at a price of 0.
 #[test]
 fn a_proration_of_0_opens_no_period() {
