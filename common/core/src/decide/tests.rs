@@ -804,7 +804,7 @@ fn an_outcome_has_the_effect_links_payments_and_order_of_an_event() {
             "of one that costs nothing",
             vec![bought()],
             invoice("paid", P1, "in_2", "manual", &[proration("price_p1000", 0)], json!({})),
-            "updated |  | pi_in_2=invoice#in_2 | -",
+            "no_known_line |  | pi_in_2=invoice#in_2 | -",
         ),
         ("a pack", vec![], pack(P1, "cs_1"), "quantity_assumed | cus_1 | pi_cs_1=session#cs_1 | -"),
         (

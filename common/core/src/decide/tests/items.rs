@@ -974,7 +974,7 @@ fn an_item_takes_over_the_spends_of_a_period_only_if_it_came_within_it() {
         Step::Spend(4900),
         shows(T + 5 * DAY, "active", &[item("si_2", "price_pro", T, next)]),
     ];
-    assert_eq!(end(&Run::of(&both)), "pro 5100 | si_1=100 si_2=5000", "it was there before");
+    assert_eq!(end(&Run::of(&both)), "pro 5000 | si_1=0 si_2=5000", "it was there before");
 }
 
 /// Stripe prorates an item that is added within the period, also at a price of 0.
