@@ -635,8 +635,8 @@ impl Account {
                 .extract_if(.., |known| is_other(known))
                 .chain(others.extract_if(.., |known| is_other(known)))
                 .collect();
-            let sold_at = (filed_at != first.at && !lifetime).then_some(first.at);
             let at = if lifetime { first.at } else { filed_at };
+            let sold_at = (at != first.at).then_some(first.at);
             let mut lots: Vec<Purchase> =
                 purchases.into_iter().map(|purchase| Purchase { at, sold_at, ..purchase }).collect();
             lots::replace(&of_invoice, lots.iter_mut().collect());
@@ -666,10 +666,7 @@ impl Account {
         }
         let before = state.buckets(policy, now);
         state.set_disputes(&document, &payment, disputes);
-        state.refunded_since.remove(&payment);
-        if amount > 0 {
-            state.refunded_since.insert(payment.clone(), steps);
-        }
+        state.refunded_since.insert(payment.clone(), steps);
         let known = state.refunds.get(&document).and_then(|paid| paid.get(&payment)).copied();
         state.refunds.entry(document.clone()).or_default().insert(payment.clone(), amount);
         // A session and an invoice of one purchase share the payment, and so its refunds.

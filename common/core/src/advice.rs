@@ -152,6 +152,7 @@ mod tests {
             ("parked", "unknown_reference", Some("user#ann#1"), OperatorAction::Inspect, Some("ann#1")),
             ("parked", "unknown_reference", None, OperatorAction::Inspect, None),
             ("parked", "shared_customer", None, OperatorAction::Inspect, None),
+            ("parked", "no_catalog", None, OperatorAction::AddToCatalog, None),
             ("parked", "unknown_price", Some("price#price_x"), OperatorAction::AddToCatalog, Some("price_x")),
             ("parked", "unknown_name", Some("pack#gold#1"), OperatorAction::AddToCatalog, Some("gold#1")),
             ("parked", "ambiguous_price", None, OperatorAction::Inspect, None),
@@ -182,6 +183,7 @@ mod tests {
             ("parked", "unknown_reference", "link the customer"),
             ("parked", "shared_customer", "metadata.user_id on each subscription"),
             ("parked", "shared_customer", "link or move the subscription"),
+            ("parked", "no_catalog", "tallyhook catalog push"),
             ("parked", "ambiguous_price", "Two entries of the catalog"),
             ("parked", "unnamed_purchase", "several line items"),
             ("parked", "lines_missing", "STRIPE_SECRET_KEY"),
@@ -201,6 +203,7 @@ mod tests {
         let user = UserId::new("u").unwrap();
         let fallback = advice("parked", None, None).text;
         for parked in [
+            Parked::NoCatalog,
             Parked::NoUser(None),
             Parked::InvalidUser,
             Parked::OwnerConflict(user.clone(), user.clone()),

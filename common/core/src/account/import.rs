@@ -273,10 +273,8 @@ impl State {
             // An item that had ended has no share: the balance includes what was left of it.
             let spent = slice.worth.minus(left.map_or(Credits::ZERO, |(_, left)| *left));
             let Some(subscription) = self.subscriptions.get_mut(&id) else { continue };
-            let Some(item) = subscription.items.get(&item_id) else { continue };
-            if spent > Credits::ZERO || item.has_imported() {
-                let items = &mut Arc::make_mut(subscription).items;
-                items.entry(item_id).or_default().set_imported(&slice, spent);
+            if let Some(item) = Arc::make_mut(subscription).items.get_mut(&item_id) {
+                item.set_imported(&slice, spent);
             }
         }
     }

@@ -745,20 +745,17 @@ impl Item {
         paid: Option<&Period>,
         days_until_due: Option<i64>,
     ) -> Timestamp {
-        let in_order = self.in_order_at();
-        let overdue = || self.overdue.iter().filter(|(_, at)| Some(*at) > in_order);
-        let first = overdue().map(|(start, _)| *start).min().unwrap_or(shown);
+        let first = self.overdue.iter().map(|(start, _)| *start).min().unwrap_or(shown);
         let paid_until = paid.and_then(|period| period.end);
         let first = first.max(paid_until.unwrap_or(first)).min(shown);
         let Some(days) = days_until_due else { return first };
         // An invoice may fall due after the next period has begun. Snapshots then show the next period, whose
         // own invoice is not due yet.
-        let seen = overdue().map(|(_, at)| *at).min();
+        let seen = self.overdue.iter().map(|(_, at)| *at).min();
         let fell_due = |start: &Timestamp| Some(start.plus_days(days)) <= seen;
         let is_trial = |start: &Timestamp| self.sights.iter().any(|one| one.trialing && one.start == *start);
         let mut earlier = self.starts.iter().copied().chain(paid_until).collect::<Vec<_>>();
-        earlier.retain(|start| *start < first && paid_until <= Some(*start));
-        earlier.retain(|start| fell_due(start) && !is_trial(start));
+        earlier.retain(|start| paid_until <= Some(*start) && fell_due(start) && !is_trial(start));
         let unpaid = earlier.into_iter().max().filter(|_| !fell_due(&first)).unwrap_or(first);
         unpaid.plus_days(days)
     }
@@ -801,9 +798,8 @@ impl Item {
         let Some(worth) = self.trial_worth() else { return Bucket::default() };
         let counts = view.trial_counts && !view.handed.was_paid;
         let granted = if counts { worth } else { Credits::ZERO };
-        let spent = self.spent_of(|start| start == TRIAL, None).plus(view.handed.total());
-        let hands_over = Handed { was_paid: view.handed.was_paid, ..Handed::default() };
-        Bucket { left: granted.minus(spent), granted, spent, trial: true, hands_over, ..Bucket::default() }
+        let spent = self.spent_of(|start| start == TRIAL).plus(view.handed.total());
+        Bucket { left: granted.minus(spent), granted, spent, trial: true, ..Bucket::default() }
     }
 
     /// What a slice holds, or held at `next`, when the next one was granted.
@@ -862,7 +858,7 @@ impl Item {
         let holds_undone = |start: Timestamp| {
             slice.holds_undone(start, next, &own) && !is_of_later_period(start, slice, slices, periods)
         };
-        let undone = self.spent_of(holds_undone, None);
+        let undone = self.spent_of(holds_undone);
         let opened_by = runs.first().map_or_else(String::new, |run| run.terms.plan.clone());
         let mut plans = handed.plans;
         plans.extend(runs.iter().map(|run| run.terms.plan.clone()));
@@ -1029,11 +1025,9 @@ impl Item {
         lost.plus(self.lost_of_opening(credited, before, &earlier, view))
     }
 
-    /// Credits that were spent from the slices with these starts, of one plan or of any plan.
-    fn spent_of(&self, starts: impl Fn(Timestamp) -> bool, plan: Option<&str>) -> Credits {
-        let of = |spent: &&Spent| {
-            !spent.carried && starts(spent.start) && plan.is_none_or(|plan| spent.plan == plan)
-        };
+    /// Credits that were spent from the slices with these starts.
+    fn spent_of(&self, starts: impl Fn(Timestamp) -> bool) -> Credits {
+        let of = |spent: &&Spent| !spent.carried && starts(spent.start);
         self.spent.iter().filter(of).map(|spent| spent.credits).sum()
     }
 
@@ -1124,11 +1118,6 @@ impl Item {
             let (start, plan) = slice.spends_of.clone();
             self.add_spent(Spent { start, plan, credits, carried: false, imported: true });
         }
-    }
-
-    /// Whether something was spent in another system, as an import says.
-    pub(super) fn has_imported(&self) -> bool {
-        self.spent.iter().any(|spent| spent.imported)
     }
 
     /// Drops spends of slices that began before an import, except those that the import names.
@@ -1375,7 +1364,7 @@ fn carried(item: &Item, period: &Period, periods: &[Period], slices: &[Slice], v
         Some(_) | None if place == 0 => view.handed.total(),
         Some(_) | None => carried(item, before, &earlier, slices, view),
     };
-    period.unpaid_share(item.spent_of(in_slice, None).plus(before_slice))
+    period.unpaid_share(item.spent_of(in_slice).plus(before_slice))
 }
 
 /// Whether a trial's snapshot is newer than the known one.
@@ -1383,7 +1372,9 @@ fn follows(trial: &Trial, known: &Trial) -> bool {
     match trial.at.cmp(&known.at) {
         Ordering::Greater => true,
         Ordering::Less => false,
-        Ordering::Equal if trial.digest == known.digest => trial.before > known.before,
+        Ordering::Equal if trial.digest == known.digest => {
+            (trial.before, trial.end) > (known.before, known.end)
+        }
         Ordering::Equal => {
             let after = trial.before == Some(known.digest);
             let before = known.before == Some(trial.digest);

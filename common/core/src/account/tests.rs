@@ -320,6 +320,17 @@ fn purchases_are_kept_apart_up_to_the_maximum() {
     );
 }
 
+/// The account keeps twelve packs without credits.
+#[test]
+fn a_refund_of_a_spent_pack_that_was_dropped_is_a_shortfall() {
+    let bought = (0..14).flat_map(|number| [pack(P1 + number, &format!("cs_{number}")), Step::Spend(1000)]);
+    let steps = bought.chain([refunded(P1 + DAY, "pi_cs_0", 500)]).collect::<Vec<_>>();
+    let run = Run::of(&steps);
+    let refund = run.ledger.values().find(|entry| entry.kind == EntryKind::Refund).unwrap();
+    let seen = (refund.delta, refund.note, refund.shortfall.get());
+    assert_eq!(seen, (0, Some(crate::ledger::Note::Shortfall), 250), "{}", run.summary());
+}
+
 #[test]
 fn a_failed_refund_does_not_restore_credits_that_a_reset_has_ended() {
     let given = vec![

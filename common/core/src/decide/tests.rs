@@ -800,6 +800,12 @@ fn an_outcome_has_the_effect_links_payments_and_order_of_an_event() {
             invoice("paid", P1, "in_2", "manual", &[proration("price_p1000", 900)], json!({})),
             "pack_prorated |  | pi_in_2=invoice#in_2 | -",
         ),
+        (
+            "of one that costs nothing",
+            vec![bought()],
+            invoice("paid", P1, "in_2", "manual", &[proration("price_p1000", 0)], json!({})),
+            "no_known_line |  | pi_in_2=invoice#in_2 | -",
+        ),
         ("a pack", vec![], pack(P1, "cs_1"), "quantity_assumed | cus_1 | pi_cs_1=session#cs_1 | -"),
         (
             "a pack with its quantity",
@@ -932,6 +938,30 @@ fn the_status_of_a_subscription_alone_buys_pays_and_orders_nothing() {
             "{step:?}"
         );
         assert_eq!(applied.links.len(), 1, "the customer is linked");
+    }
+}
+
+#[test]
+fn without_a_catalog_what_may_sell_waits_for_one() {
+    let account = Run::of(&[]).account;
+    let none = BTreeMap::new();
+    let code = |step: &Step, catalog: &Catalog| {
+        let Step::Event(body) = step else { panic!("{step:?} is no event") };
+        let event = event::read(body.to_string().as_bytes()).unwrap();
+        match decide(&account, &event, &none, catalog, Timestamp::from_unix(P2)) {
+            Outcome::Park(parked) => parked.code(),
+            Outcome::Apply(_) | Outcome::Ignore(_) | Outcome::Tie => "",
+        }
+    };
+    let customer = json!({"id": "cus_1", "metadata": {"user_id": "user_1"}});
+    let sold = Catalog::parse(CATALOG).unwrap();
+    for (step, without) in [
+        (pack(P1, "cs_1"), "no_catalog"),
+        (sub("created", P1, json!({})), "no_catalog"),
+        (paid(P1, "in_1", "subscription_create", "price_pro", P1), "no_catalog"),
+        (event("customer.deleted", P1, &customer, None).into(), ""),
+    ] {
+        assert_eq!((code(&step, &Catalog::absent()), code(&step, &sold)), (without, ""), "{step:?}");
     }
 }
 

@@ -337,6 +337,56 @@ fn the_last_of_several_changes_in_one_second_is_the_one_that_no_line_takes_back(
     }
 }
 
+/// Two prorations of one invoice take each other back only if they are the same but for the sign. A change within
+/// a trial has prorations of 0.
+#[test]
+fn a_charge_is_taken_back_only_by_a_credit_of_the_same() {
+    use crate::event::{Object, read};
+    let lasting = |amounts: [i64; 2], patch: &serde_json::Value| {
+        let [one, other] = amounts.map(|amount| proration("price_pro", amount));
+        let lines = [one, patched(other, patch)];
+        let Step::Event(body) = invoice("paid", P1 + 501, "in_2", "subscription_update", &lines, json!({}))
+        else {
+            panic!("no event")
+        };
+        let Object::Invoice(invoice) = read(body.to_string().as_bytes()).unwrap().object else {
+            panic!("no invoice")
+        };
+        super::lasting_lines(&invoice).len()
+    };
+    let same = json!({});
+    let of = |details: serde_json::Value| json!({"parent": {"subscription_item_details": details}});
+    for (what, amounts, patch, expect) in [
+        ("a credit of the same", [900, -900], same.clone(), 0),
+        ("the credit comes first, and is less", [-800, 900], same.clone(), 0),
+        ("two charges", [900, 900], same.clone(), 2),
+        ("two of 0", [0, 0], same.clone(), 2),
+        ("0 and a credit", [0, -900], same.clone(), 2),
+        ("a credit and 0", [-900, 0], same, 2),
+        ("another quantity", [900, -900], json!({"quantity": 2}), 2),
+        ("another item", [900, -900], of(json!({"subscription_item": "si_2"})), 2),
+        ("another subscription", [900, -900], of(json!({"subscription": "sub_2"})), 2),
+        ("a whole period", [900, -900], of(json!({"proration": false})), 2),
+        ("another start", [900, -900], json!({"period": {"start": P1 + 600}}), 2),
+        ("another end", [900, -900], json!({"period": {"end": P2 + 1}}), 2),
+        ("another price", [900, -900], json!({"pricing": {"price_details": {"price": "price_team"}}}), 2),
+    ] {
+        assert_eq!(lasting(amounts, &patch), expect, "{what}");
+    }
+}
+
+/// The invoice of a trial grants nothing itself.
+#[test]
+fn the_entry_of_a_trial_has_its_credits_and_not_the_invoice() {
+    let zero = patched(line("price_pro", 1, P1), &json!({"amount": 0}));
+    let bill = invoice("paid", P1, "in_1", "subscription_create", &[zero], json!({}));
+    let run = Run::of(&[bill]);
+    let deltas: Vec<_> =
+        run.ledger.values().map(|entry| (entry.key.as_str().to_owned(), entry.delta)).collect();
+    let expect = [("invoice#in_1".to_owned(), 0), ("trial#sub_1#si_1".to_owned(), 2000)];
+    assert_eq!(deltas, expect, "{}", run.summary());
+}
+
 /// The ledger shows what an invoice was for.
 #[test]
 fn the_kind_of_an_entry_follows_from_the_lines_and_the_reason() {

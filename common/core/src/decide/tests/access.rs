@@ -102,6 +102,37 @@ fn an_invoice_that_falls_due_in_the_next_period_gives_no_period_of_grace_more() 
         Step::At(T + 94 * DAY),
     ];
     check_life("a voided one before", &[paid, voided].concat(), "pro until day 95 5000 | si_1=5000");
+    // The days are raised when the first invoice after a trial is late. The trial had nothing to pay.
+    let after_trial = |at: i64, status: &str, start: i64, days: i64| {
+        let items = [item("si_1", "price_pro", start, start + 14 * DAY)];
+        let sent = json!({"collection_method": "send_invoice", "days_until_due": days});
+        shows_with(T + at * DAY, status, &items, sent)
+    };
+    let raised = vec![
+        after_trial(0, "trialing", T, 3),
+        after_trial(14, "active", T + 14 * DAY, 3),
+        after_trial(17, "past_due", T + 14 * DAY, 10),
+        Step::At(T + 20 * DAY),
+    ];
+    check_life("after a trial", &raised, "pro until day 29 2000 | si_1=2000");
+}
+
+/// A payment fails and is made again in one second: the period is in order then.
+#[test]
+fn a_period_that_was_paid_in_the_second_of_its_failure_is_not_overdue() {
+    let third = NEXT + super::MONTH;
+    let shown = |at: i64, status: &str, start: i64| shows(at, status, &[plan("price_pro", start)]);
+    let late = vec![
+        shown(NEXT + 3600, "past_due", NEXT),
+        shown(NEXT + 3600, "active", NEXT),
+        shown(third + 3600, "past_due", third),
+        Step::At(third + 2 * DAY),
+    ];
+    check_life(
+        "in the next period",
+        &[opened("price_pro"), late].concat(),
+        "pro until day 65 5000 | si_1=5000",
+    );
 }
 
 /// Stripe makes an invoice for each period, also while the one before it is unpaid. With the setting "leave

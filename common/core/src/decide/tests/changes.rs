@@ -3,11 +3,12 @@
 use serde_json::{Value, json};
 
 use super::shapes::{
-    DAY, T, YEAR, bill, bill_with, check_life, flagged, item, line, month, seats, shows, shows_with, tie,
-    times,
+    DAY, T, YEAR, bill, bill_with, check_life, flagged, item, line, month, reordered, seats, shows,
+    shows_with, tie, times,
 };
 use super::{MONTH, Run, Step, pack, patched, refunded, updated};
 use crate::ledger::LedgerKey;
+use crate::timestamp::Timestamp;
 
 const ON_PAYMENT: Step = Step::Edit("[policy]\n", "[policy]\nplan_change = \"on_payment\"\n");
 const EACH_TRIAL: Step = Step::Edit("[policy]\n", "[policy]\ntrials = \"each\"\n");
@@ -321,6 +322,142 @@ fn of_two_changes_in_one_second_the_one_that_continues_the_other_counts() {
         shown(at + DAY),
     ];
     check_life("shown again later", &[opened("price_pro"), back].concat(), "pro 4000 | si_1=4000");
+}
+
+/// Two of three states do not tell their order: the one between arrives last in some of the orders.
+#[test]
+fn the_last_of_several_states_of_a_trial_in_one_second_counts() {
+    let at = T + DAY;
+    let prices = ["price_business", "price_boost", "price_free"];
+    let worth = |price: &str| match price {
+        "price_business" => "business 20000 | si_1=20000",
+        "price_boost" => "pro 300 | si_1=300",
+        _ => "pro 50 | si_1=50",
+    };
+    for [one, two, three] in [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]] {
+        let names = [one, two, three].map(|place: usize| prices[place]);
+        let life = [
+            shows(T, "trialing", &[plan("price_pro")]),
+            changes(at, "trialing", "price_pro", names[0]),
+            changes(at, "trialing", names[0], names[1]),
+            changes(at, "trialing", names[1], names[2]),
+        ];
+        check_life("prices", &life, worth(names[2]));
+    }
+    let team = |count: u64| json!({"data": [seats("si_1", "price_team", count, T, month(T))]});
+    let seats_change = |from: u64, to: u64| {
+        updated(at, json!({"status": "trialing", "items": team(to)}), json!({"items": team(from)}))
+    };
+    for (one, two, three) in [(5, 3, 4), (5, 4, 3), (3, 5, 4), (4, 3, 5)] {
+        let life = [
+            shows(T, "trialing", &[seats("si_1", "price_team", 2, T, month(T))]),
+            seats_change(2, one),
+            seats_change(one, two),
+            seats_change(two, three),
+        ];
+        check_life("seats", &life, &format!("business {three}000 | si_1={three}000"));
+    }
+}
+
+/// An update that moves only the end does not say which of two states is the later one: the later end counts.
+#[test]
+fn the_end_of_a_trial_is_that_of_the_last_state_of_its_second() {
+    let at = T + DAY;
+    let items = |(price, days): (&str, i64)| json!({"data": [item("si_1", price, T, T + days * DAY)]});
+    let state = |of: (&str, i64)| json!({"status": "trialing", "items": items(of)});
+    let (pro, business, boost) = ("price_pro", "price_business", "price_boost");
+    for (first, second, expect) in [
+        ((pro, 5), (pro, 20), 20),
+        ((pro, 20), (pro, 5), 20),
+        ((business, 20), (boost, 5), 5),
+        ((boost, 20), (business, 5), 5),
+        ((business, 5), (boost, 20), 20),
+        ((boost, 5), (business, 20), 20),
+    ] {
+        let life = [
+            shows(T, "trialing", &[item("si_1", pro, T, T + 10 * DAY)]),
+            updated(at, state(first), json!({"items": items((pro, 10))})),
+            updated(at, state(second), json!({"items": items(first)})),
+            // It shows the last state again, and names no predecessor.
+            super::sub("trial_will_end", at, state(second)),
+        ];
+        for order in 0..8 {
+            let run = Run::of(&reordered(&life, order));
+            let lots = run.account.state.buckets(&run.catalog.policy, Timestamp::from_unix(at + 1)).lots;
+            let end = lots.first().and_then(|lot| lot.until).map(Timestamp::unix);
+            assert_eq!(end, Some(T + expect * DAY), "{first:?}, then {second:?}, order {order}");
+        }
+    }
+}
+
+/// The trial of another plan begins in the second in which the paid period ends.
+#[test]
+fn a_trial_at_the_end_of_a_paid_period_is_no_change_of_it() {
+    let next = month(T);
+    let trial = shows(next, "trialing", &[item("si_1", "price_business", next, next + 14 * DAY)]);
+    check_life("at its end", &[opened("price_pro"), vec![trial]].concat(), "business 5000 | si_1=5000");
+}
+
+#[test]
+fn the_invoice_that_charges_a_change_counts_beside_the_one_of_the_period() {
+    let at = T + DAY;
+    let life = [
+        opened("price_pro"),
+        vec![change(at, "price_business"), charge(at + 1, "in_2", PRO, BUSINESS), tie(at + 1, "in_2")],
+    ];
+    let run = Run::of(&life.concat());
+    let entry = &run.ledger[&LedgerKey::from_text("invoice#in_2")];
+    assert_eq!(entry.note, None, "{}", run.summary());
+    let payment = entry.payment.as_ref().map(|payment| (payment.amount, payment.currency.as_str()));
+    assert_eq!(payment, Some((BUSINESS.1 - PRO.1, "usd")));
+}
+
+/// A coupon may cover the whole charge of a change. It paid for nothing that a later invoice credits.
+#[test]
+fn unused_time_of_a_change_without_a_charge_was_paid_by_the_first_payment() {
+    let year = T + 20 * DAY + YEAR;
+    let free = bill(
+        T + 10 * DAY,
+        "in_2",
+        "subscription_update",
+        &[flagged("si_1", "price_business", 0, T + 10 * DAY, month(T))],
+    );
+    let yearly = [
+        flagged("si_1", "price_pro", -1000, T + 20 * DAY, month(T)),
+        line("si_1", "price_pro_year", 20_000, T + 20 * DAY, year),
+    ];
+    let life = [
+        opened("price_pro"),
+        vec![
+            tie(T + 1, "in_1"),
+            change(T + 10 * DAY, "price_business"),
+            free,
+            shows(T + 20 * DAY, "active", &[item("si_1", "price_pro_year", T + 20 * DAY, year)]),
+            bill(T + 20 * DAY + 1, "in_3", "subscription_update", &yearly),
+            refunded(T + 21 * DAY, "pi_in_1", 2000),
+        ],
+    ];
+    // 1000 of 20000 were paid with what the first payment had paid.
+    check_life("refunded", &life.concat(), "pro 4750 | si_1=4750");
+}
+
+/// A payment fails and is paid in the second in which the plan changes.
+#[test]
+fn a_past_due_state_between_two_plans_of_a_second_keeps_their_order() {
+    let at = T + DAY;
+    let shown = |price: &str| json!({"data": [plan(price)]});
+    let state = |status: &str, price: &str| json!({"status": status, "items": shown(price)});
+    for (first, second, expect) in [
+        ("price_business", "price_boost", "pro 300 | si_1=300"),
+        ("price_boost", "price_business", "business 20000 | si_1=20000"),
+    ] {
+        let between = vec![
+            changes(at, "active", "price_pro", first),
+            updated(at, state("past_due", second), state("active", first)),
+            updated(at, state("active", second), json!({"status": "past_due"})),
+        ];
+        check_life("a past_due state", &[opened("price_pro"), between].concat(), expect);
+    }
 }
 
 /// Stripe sends `customer.subscription.updated` for any change, such as one of the metadata.

@@ -51,6 +51,8 @@ fn a_payment_in_the_second_of_a_snapshot_does_not_replace_what_it_shows() {
     ];
     let run = Run::of(&given);
     assert_eq!(run.account.state.access(&run.catalog, Timestamp::from_unix(renewed + 2)).tier, "business");
+    // The change is one of the first period.
+    assert_eq!(run.balance(), Credits::new(5000));
 }
 
 #[test]

@@ -743,6 +743,23 @@ fn a_joined_pack_of_before_the_balance_is_listed_with_what_it_granted() {
     assert_eq!(listed, [(2000, 0), (1000, 1000)], "{}", run.summary());
 }
 
+/// What is paid, spent or begun in the second of the balance comes after it.
+#[test]
+fn in_the_second_of_the_balance_nothing_has_run_yet() {
+    let balance = |steps: &[Step]| {
+        let run = Run::of(steps);
+        (run.balance().get(), run.summary())
+    };
+    let [shown, bill, tie] = first();
+    let paid_then = [shown.clone(), bill.clone(), tie.clone(), import(T + 1, 300)];
+    assert_eq!(balance(&paid_then).0, 5300, "{}", balance(&paid_then).1);
+    let spent_since = [shown, bill, tie, Step::Spend(100), import(T, 300)];
+    assert_eq!(balance(&spent_since).0, 5200, "{}", balance(&spent_since).1);
+    let trial = shows(T, "trialing", &[item("si_1", "price_pro", T, T + 14 * DAY)]);
+    assert_eq!(balance(&[trial.clone(), import(T, 300)]).0, 2300);
+    assert_eq!(balance(&[trial, import(T + 1, 300)]).0, 300);
+}
+
 /// A pack of the second of the balance comes on top of it, and so does what a spend of it gives back. A product
 /// of before has no credits that the balance could include.
 #[test]

@@ -7,6 +7,7 @@ use super::shapes::{
     seats, shows, shows_with, tie, times,
 };
 use super::{MONTH, Run, Step, pack, patched, refunded};
+use crate::credits::Credits;
 use crate::ids::{CustomerId, UserId};
 use crate::ledger::EntryKind;
 use crate::timestamp::Timestamp;
@@ -949,6 +950,66 @@ fn a_metered_line_beside_a_plan_grants_nothing_and_is_not_parked() {
         bill(T + MONTH + 1, "in_2", "subscription_cycle", &[metered(T)]),
     ];
     check_life("on a subscription whose plan is known", &given, "pro 3800 | si_1=3800");
+}
+
+#[test]
+fn an_item_takes_over_the_spends_of_a_period_only_if_it_came_within_it() {
+    let pro = |id: &str| line(id, "price_pro", 2000, T, month(T));
+    let first = bill(T + 1, "in_1", "subscription_create", &[pro("si_1")]);
+    let next = month(T);
+    let renewed = [
+        shows(T, "active", &[item("si_1", "price_pro", T, next)]),
+        first.clone(),
+        Step::Spend(4900),
+        shows(next, "active", &[item("si_2", "price_free", next, month(next))]),
+        bill(next + 1, "in_2", "subscription_cycle", &[line("si_2", "price_free", 0, next, month(next))]),
+    ];
+    assert_eq!(end(&Run::of(&renewed)), "pro 50 | si_1=0 si_2=50", "it came at the end");
+    // No snapshot of before the change is known.
+    let changed = swap(T + 5 * DAY, next, "in_2", &[("si_1", "price_pro")], &[("si_2", "price_pro", 1)]);
+    let late = [vec![first, Step::Spend(4900)], changed].concat();
+    assert_eq!(end(&Run::of(&late)), "pro 100 | si_1=0 si_2=100", "it came within");
+    let both = [
+        bill(T + 1, "in_1", "subscription_create", &[pro("si_1"), pro("si_2")]),
+        Step::Spend(4900),
+        shows(T + 5 * DAY, "active", &[item("si_2", "price_pro", T, next)]),
+    ];
+    assert_eq!(end(&Run::of(&both)), "pro 5000 | si_1=0 si_2=5000", "it was there before");
+}
+
+/// Stripe prorates an item that is added within the period, also at a price of 0.
+#[test]
+fn a_proration_of_0_opens_no_period() {
+    let first = [
+        shows(T, "active", &[item("si_1", "price_pro", T, month(T))]),
+        bill(T + 1, "in_1", "subscription_create", &[line("si_1", "price_pro", 2000, T, month(T))]),
+    ];
+    let added = T + 5 * DAY;
+    for price in ["price_free", "price_business"] {
+        let both = [item("si_1", "price_pro", T, month(T)), item("si_2", price, T, month(T))];
+        let zero = flagged("si_2", price, 0, added, month(T));
+        let free = vec![
+            shows(added, "active", &both),
+            bill(added + 1, "in_2", "subscription_update", std::slice::from_ref(&zero)),
+        ];
+        let run = Run::of(&[first.to_vec(), free].concat());
+        assert_eq!(run.balance(), Credits::new(5000), "{price}");
+    }
+}
+
+/// A change at the start of a period may be billed beside the plan that it replaced.
+#[test]
+fn of_two_plans_of_one_item_and_period_the_one_with_the_most_credits_counts() {
+    let [pro, business] = [("price_pro", 2000), ("price_business", 9000)]
+        .map(|(price, amount)| line("si_1", price, amount, T, month(T)));
+    for lines in [[pro.clone(), business.clone()], [business.clone(), pro.clone()]] {
+        let run = Run::of(&[bill(T + 1, "in_1", "subscription_cycle", &lines)]);
+        assert_eq!(run.balance(), Credits::new(20_000));
+    }
+    // A proration beside it is no part of it, whatever it is worth.
+    let charge = flagged("si_1", "price_business", 9000, T, month(T));
+    let run = Run::of(&[bill(T + 1, "in_1", "subscription_cycle", &[pro, charge])]);
+    assert_eq!(run.balance(), Credits::new(5000));
 }
 
 #[test]

@@ -11,7 +11,7 @@ use super::shapes::{
 };
 use super::{MONTH, Run, Step, dispute, pack, patched, refunded};
 use crate::credits::Credits;
-use crate::ledger::LedgerKey;
+use crate::ledger::{EntryKind, LedgerKey, Note};
 use crate::timestamp::Timestamp;
 
 const ON_PAYMENT: Step = Step::Edit("[policy]\n", "[policy]\nplan_change = \"on_payment\"\n");
@@ -356,6 +356,15 @@ fn two_months(spent: u64) -> Vec<Step> {
         ),
         tie(month(T) + 1, "in_2"),
     ]
+}
+
+/// The older period is kept for what the newer one takes over. Nothing of it is left.
+#[test]
+fn a_refund_of_an_older_period_that_was_spent_is_superseded() {
+    let back = refunded(month(T) + DAY, "pi_in_1", 500);
+    let run = Run::of(&[two_months(5000), vec![back]].concat());
+    let refund = run.ledger.values().find(|entry| entry.kind == EntryKind::Refund).unwrap();
+    assert_eq!((refund.delta, refund.note), (0, Some(Note::Superseded)), "{}", run.summary());
 }
 
 #[test]
