@@ -77,7 +77,8 @@ class User:
                 self.charges[opening.item].append(opening)
         for openings in self.openings.values():
             openings.sort(key=lambda o: (o.start, -o.invoice.created))
-            openings[:] = [o for o in openings if o.opens_at <= self.now]
+            last = Counter({o.invoice.id: o.start for o in openings if o.start - 3600 <= o.invoice.created})
+            openings[:] = [o for o in openings if o.opens_at <= self.now and o.start >= last[o.invoice.id]]
 
     def shown_as(self, item, sub):
         return [(s, s.items[item]) for s in self.snapshots(sub) if item in s.items]
@@ -375,8 +376,7 @@ class User:
             if not self.plans_at(start):
                 lot = self.lot(("free", k), "signup", free, start, NEVER, free=True)
             k += 1
-        over = any(o.start >= lot.since for o in self.plan_openings())
-        return [lot._replace(left=0) if over else lot]
+        return [lot._replace(left=0) if any(o.start >= lot.since for o in self.plan_openings()) else lot]
 
     def purchase_lots(self):
         lots, sold = [], set()
