@@ -496,7 +496,6 @@ impl Item {
                 self.sights.push(sight);
                 self.sort_sights();
             }
-            self.take_trial_from_sights();
         } else if let Some(before) = snapshot.before {
             let between = Between { at: snapshot.created, digest: snapshot.digest, before };
             if !self.between.contains(&between) {
@@ -504,6 +503,7 @@ impl Item {
                 self.sort_sights();
             }
         }
+        self.take_trial_from_sights();
     }
 
     /// If several snapshots of the trial's second show it, the last one in their order counts. Two of them
