@@ -722,17 +722,9 @@ impl Item {
                 proven: opening.amount > 0 || self.is_free(opening),
                 resets: here().any(|line| line.terms.resets() && (line.amount > 0 || opens(&line))),
             };
+            let opens_at = start.plus_seconds(-OPENS_EARLY_SECONDS);
+            periods.retain(|(before, _)| before.invoice != period.invoice || opens_at > before.at);
             periods.push((period, opening.opened_by(view.now)));
-        }
-        if periods.len() > 1 {
-            let all: Vec<(Timestamp, InvoiceId)> =
-                periods.iter().map(|(period, _)| (period.start, period.invoice.clone())).collect();
-            periods.retain(|(period, _)| {
-                let opens_with = |start: Timestamp| start.plus_seconds(-OPENS_EARLY_SECONDS) <= period.at;
-                !all.iter().any(|(start, invoice)| {
-                    *start > period.start && *invoice == period.invoice && opens_with(*start)
-                })
-            });
         }
         periods
     }
@@ -1432,8 +1424,8 @@ fn chain(second: &mut [Sight], between: &[Between]) {
     }
 }
 
-/// Of many sights, keeps only the first and the last of consecutive ones that show the same plan. For a plan with monthly
-/// credits, it also keeps the last one before each month: this sight says which plan is in force when the
+/// Of many sights, keeps only the first and the last of consecutive ones that show the same plan. For a plan
+/// with monthly credits, it also keeps the last one before each month: it says which plan is in force when the
 /// month begins, even if an older snapshot with another plan arrives later.
 fn compress_sights(sights: &mut Vec<Sight>) {
     let same = |a: &Sight, b: &Sight| {
