@@ -785,7 +785,7 @@ impl Item {
         let slices = self.slices(&periods, view);
         let mut bucket = self.slice_bucket(None, slices.len().saturating_sub(1), &slices, &periods, view);
         bucket.carries = self.carries(&slices, &periods, view);
-        bucket.next_month = self.next_slice(current, view);
+        bucket.next_month = self.next_slice(current, &periods, view);
         bucket.next = bucket.next_month.into_iter().chain(opens).min();
         bucket
     }
@@ -1175,11 +1175,10 @@ impl Item {
 
     /// Whether all that was paid for a period is refunded or disputed, also what the invoice of its opening
     /// credits of earlier payments.
-    pub(super) fn is_refunded(&self, period: &Period, view: &View<'_>) -> bool {
-        let periods = self.periods(view);
+    pub(super) fn is_refunded(&self, period: &Period, periods: &[Period], view: &View<'_>) -> bool {
         let back = |line: &&Line| line.total <= 0 || (view.refunded)(&line.invoice) >= line.total;
-        self.lost_of_opening(WHOLE, period, &periods, view) == WHOLE
-            && self.charges(period, &periods).iter().all(back)
+        self.lost_of_opening(WHOLE, period, periods, view) == WHOLE
+            && self.charges(period, periods).iter().all(back)
     }
 
     /// Drops what no later fact can make count again.
