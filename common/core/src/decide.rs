@@ -666,8 +666,8 @@ impl PaymentFacts {
                 self.reverse(account, event, news, refund::key(refund, event), payments)?;
             }
             Object::Dispute(dispute) => {
-                let news = ReversalEvent::Dispute(dispute.id.clone(), dispute.amount, dispute.status.clone());
-                self.reverse(account, event, news, charge_dispute::key(dispute), payments)?;
+                let key = charge_dispute::key(dispute);
+                self.reverse(account, event, charge_dispute::news(dispute), key, payments)?;
             }
             Object::CheckoutSession(_)
             | Object::Invoice(_)
@@ -787,9 +787,7 @@ pub fn joined_payment(event: &Event, payments: &Payments) -> Option<(String, Pay
         Object::Refund(refund) => {
             ReversalEvent::Refund(refund.id.clone(), refund.amount, refund::status(refund, event))
         }
-        Object::Dispute(dispute) => {
-            ReversalEvent::Dispute(dispute.id.clone(), dispute.amount, dispute.status.clone())
-        }
+        Object::Dispute(dispute) => charge_dispute::news(dispute),
         Object::CheckoutSession(_)
         | Object::Subscription(_)
         | Object::Invoice(_)

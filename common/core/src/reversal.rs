@@ -98,8 +98,8 @@ pub enum ReversalEvent {
     Charge(Timestamp, i64, i64),
     /// `refund.*`: one refund.
     Refund(RefundId, i64, RefundStatus),
-    /// `charge.dispute.*`: one dispute.
-    Dispute(DisputeId, i64, DisputeStatus),
+    /// `charge.dispute.*`: one dispute, and when it was opened.
+    Dispute(DisputeId, i64, DisputeStatus, Option<Timestamp>),
 }
 
 impl Reversal {
@@ -135,7 +135,7 @@ impl Reversal {
                 let known = self.refunds.entry(id).or_insert((amount, stage));
                 *known = (known.0.max(amount), known.1.max(stage));
             }
-            ReversalEvent::Dispute(id, amount, status) => {
+            ReversalEvent::Dispute(id, amount, status, opened) => {
                 let stage = match status {
                     DisputeStatus::WarningNeedsResponse
                     | DisputeStatus::WarningUnderReview
@@ -150,9 +150,14 @@ impl Reversal {
                     self.note_since(id.as_str(), at);
                 }
                 let before = self.dispute(&id);
-                if stage >= DisputeStage::Lost && before <= Some(stage) {
-                    let earlier = self.closed.get(&id).filter(|_| before == Some(stage));
-                    self.closed.insert(id.clone(), earlier.map_or(at, |known| at.min(*known)));
+                if before < Some(stage) {
+                    self.closed.remove(&id);
+                }
+                // What reconcile reads at Stripe has the time at which the dispute was opened.
+                let says_when = opened.is_none_or(|opened| at > opened);
+                if stage >= DisputeStage::Lost && before <= Some(stage) && says_when {
+                    let closed = self.closed.entry(id.clone()).or_insert(at);
+                    *closed = at.min(*closed);
                 }
                 let known = self.disputes.entry(id).or_insert((amount, stage));
                 *known = (known.0.max(amount), known.1.max(stage));
@@ -191,10 +196,15 @@ impl Reversal {
         steps
     }
 
-    /// When each dispute that took or takes the amount was opened and closed, the earliest first.
+    /// When each dispute that took or takes the amount was opened and closed, the earliest first. One that is
+    /// closed, and of which no event says when, was never open.
     pub fn open_disputes(&self) -> Vec<DisputeSpan> {
-        let opened = |id: &DisputeId| Some((*self.since.get(id.as_str())?, self.closed.get(id).copied()));
-        let mut disputes: Vec<DisputeSpan> = self.disputes.keys().filter_map(opened).collect();
+        let span = |(id, (_, stage)): (&DisputeId, &(i64, DisputeStage))| {
+            let opened = *self.since.get(id.as_str())?;
+            let closed = (*stage >= DisputeStage::Lost).then_some(opened);
+            Some((opened, self.closed.get(id).copied().or(closed)))
+        };
+        let mut disputes: Vec<DisputeSpan> = self.disputes.iter().filter_map(span).collect();
         disputes.sort();
         disputes
     }
@@ -259,7 +269,7 @@ mod tests {
     }
 
     fn dispute(status: DisputeStatus) -> ReversalEvent {
-        ReversalEvent::Dispute(DisputeId::new("dp_1").unwrap(), 1000, status)
+        ReversalEvent::Dispute(DisputeId::new("dp_1").unwrap(), 1000, status, None)
     }
 
     #[test]

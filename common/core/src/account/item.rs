@@ -80,10 +80,24 @@ pub struct Item {
     /// `created` of the newest invoice that names the item. It may be paid days later.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) billed_at: Option<Timestamp>,
-    /// Start of its first period, once that is dropped. Kept if the subscription has other items: the item may
-    /// have come in the place of one of them.
+    /// Its first period, once that is dropped. Kept if the subscription has other items: the item may have come
+    /// in the place of one of them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    began: Option<Timestamp>,
+    began: Option<Began>,
+}
+
+/// A first period as far as it matters for what the item takes over of another one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Began {
+    start: Timestamp,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    end: Option<Timestamp>,
+    /// Whether snapshots show an earlier start.
+    #[serde(default, skip_serializing_if = "is_false")]
+    within: bool,
+    terms: Terms,
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    quantity: u64,
 }
 
 /// The lines of one paid invoice for one item, one start and one plan.
@@ -496,7 +510,6 @@ impl Item {
                 self.sights.push(sight);
                 self.sort_sights();
             }
-            self.take_trial_from_sights();
         } else if let Some(before) = snapshot.before {
             let between = Between { at: snapshot.created, digest: snapshot.digest, before };
             if !self.between.contains(&between) {
@@ -504,6 +517,7 @@ impl Item {
                 self.sort_sights();
             }
         }
+        self.take_trial_from_sights();
     }
 
     /// If several snapshots of the trial's second show it, the last one in their order counts. Two of them
@@ -555,7 +569,7 @@ impl Item {
     /// Takes over what is known of an item that turns out to be this one.
     pub(super) fn absorb(&mut self, other: Self) {
         self.billed_at = self.billed_at.max(other.billed_at);
-        self.began = self.began.into_iter().chain(other.began).min();
+        self.began = self.began.take().into_iter().chain(other.began).min_by_key(|began| began.start);
         self.lines.extend(other.lines);
         self.sort_lines();
         self.sights.extend(other.sights);
@@ -655,11 +669,12 @@ impl Item {
     /// dropped, and what it took over of another item counts no more.
     pub(super) fn first_period(&self, view: &View<'_>) -> Option<(Period, bool)> {
         let first = self.periods(view).into_iter().next()?;
-        let Some(began) = self.began.filter(|began| *began < first.start) else {
+        let Some(began) = self.began.clone().filter(|began| began.start < first.start) else {
             return Some((first, false));
         };
-        let (shown, end) = (began.plus_seconds(-1), Some(first.start));
-        Some((Period { start: began, shown, end, ..first }, true))
+        let Began { start, end, within, terms, quantity } = began;
+        let shown = start.plus_seconds(-i64::from(within));
+        Some((Period { start, shown, end, terms, quantity, ..first }, true))
     }
 
     /// All periods that lines open, each with whether it has opened by now. Of the lines of one invoice that
@@ -707,17 +722,9 @@ impl Item {
                 proven: opening.amount > 0 || self.is_free(opening),
                 resets: here().any(|line| line.terms.resets() && (line.amount > 0 || opens(&line))),
             };
+            let opens_at = start.plus_seconds(-OPENS_EARLY_SECONDS);
+            periods.retain(|(before, _)| before.invoice != period.invoice || opens_at > before.at);
             periods.push((period, opening.opened_by(view.now)));
-        }
-        if periods.len() > 1 {
-            let all: Vec<(Timestamp, InvoiceId)> =
-                periods.iter().map(|(period, _)| (period.start, period.invoice.clone())).collect();
-            periods.retain(|(period, _)| {
-                let opens_with = |start: Timestamp| start.plus_seconds(-OPENS_EARLY_SECONDS) <= period.at;
-                !all.iter().any(|(start, invoice)| {
-                    *start > period.start && *invoice == period.invoice && opens_with(*start)
-                })
-            });
         }
         periods
     }
@@ -778,7 +785,7 @@ impl Item {
         let slices = self.slices(&periods, view);
         let mut bucket = self.slice_bucket(None, slices.len().saturating_sub(1), &slices, &periods, view);
         bucket.carries = self.carries(&slices, &periods, view);
-        bucket.next_month = self.next_slice(current, view);
+        bucket.next_month = self.next_slice(current, &periods, view);
         bucket.next = bucket.next_month.into_iter().chain(opens).min();
         bucket
     }
@@ -1168,11 +1175,10 @@ impl Item {
 
     /// Whether all that was paid for a period is refunded or disputed, also what the invoice of its opening
     /// credits of earlier payments.
-    pub(super) fn is_refunded(&self, period: &Period, view: &View<'_>) -> bool {
-        let periods = self.periods(view);
+    pub(super) fn is_refunded(&self, period: &Period, periods: &[Period], view: &View<'_>) -> bool {
         let back = |line: &&Line| line.total <= 0 || (view.refunded)(&line.invoice) >= line.total;
-        self.lost_of_opening(WHOLE, period, &periods, view) == WHOLE
-            && self.charges(period, &periods).iter().all(back)
+        self.lost_of_opening(WHOLE, period, periods, view) == WHOLE
+            && self.charges(period, periods).iter().all(back)
     }
 
     /// Drops what no later fact can make count again.
@@ -1204,8 +1210,18 @@ impl Item {
                 oldest = before;
             }
             if ended.is_some() && view.items.len() > 1 {
-                let first = periods.first().map(|period| period.start);
-                self.began = first.into_iter().chain(self.began).min();
+                let known = self.began.as_ref().map(|began| began.start);
+                if let Some(first) =
+                    periods.first().filter(|first| known.is_none_or(|known| first.start < known))
+                {
+                    self.began = Some(Began {
+                        start: first.start,
+                        end: first.end,
+                        within: first.shown < first.start,
+                        terms: first.terms.clone(),
+                        quantity: first.quantity,
+                    });
+                }
             }
             // Without an earlier period that has ended, the period that a line belongs to may still arrive.
             let from = ended.unwrap_or(Timestamp::from_unix(i64::MIN));
@@ -1407,8 +1423,8 @@ fn chain(second: &mut [Sight], between: &[Between]) {
     }
 }
 
-/// Of many sights, keeps only the first and the last of consecutive ones that show the same plan. For a plan with monthly
-/// credits, it also keeps the last one before each month: this sight says which plan is in force when the
+/// Of many sights, keeps only the first and the last of consecutive ones that show the same plan. For a plan
+/// with monthly credits, it also keeps the last one before each month: it says which plan is in force when the
 /// month begins, even if an older snapshot with another plan arrives later.
 fn compress_sights(sights: &mut Vec<Sight>) {
     let same = |a: &Sight, b: &Sight| {

@@ -15,8 +15,7 @@ impl Item {
     pub(super) fn slices(&self, periods: &[Period], view: &View<'_>) -> Vec<Slice> {
         let mut slices = Vec::new();
         for (place, period) in periods.iter().enumerate() {
-            let next = periods.get(place + 1).map(|next| next.start);
-            self.slices_of(place, period, next, view, &mut slices);
+            self.slices_of(place, period, periods, view, &mut slices);
         }
         slices
     }
@@ -25,7 +24,7 @@ impl Item {
         &self,
         place: usize,
         period: &Period,
-        next: Option<Timestamp>,
+        periods: &[Period],
         view: &View<'_>,
         slices: &mut Vec<Slice>,
     ) {
@@ -45,14 +44,15 @@ impl Item {
         let cuts = cuts(period.start, period.end);
         let end_of = |index: usize| cuts.get(index + 1).copied().or(period.end);
         slices.push(Slice { end: end_of(0), monthly: true, ..whole.clone() });
-        let is_refunded = self.is_refunded(period, view);
+        let next = periods.get(place + 1).map(|next| next.start);
+        let is_refunded = self.is_refunded(period, periods, view);
         let disputes = view.disputes_of(&period.invoice);
         let stops = |at: Timestamp| {
             let refunded_then = |invoice: &InvoiceId| (view.refunded_at)(invoice, at);
             let then = View { refunded: &refunded_then, ..*view };
             phase_at(view.phases, at).is_some_and(|phase| phase.stops(view.pause_collection))
                 || disputes.iter().any(|dispute| is_open(dispute, at))
-                || (is_refunded && self.is_refunded(period, &then))
+                || (is_refunded && self.is_refunded(period, periods, &then))
         };
         for (index, start) in cuts.iter().copied().enumerate().skip(1) {
             let is_over =
@@ -74,7 +74,12 @@ impl Item {
     }
 
     /// When the next month's credits fall due, by the facts known now.
-    pub(super) fn next_slice(&self, current: &Period, view: &View<'_>) -> Option<Timestamp> {
+    pub(super) fn next_slice(
+        &self,
+        current: &Period,
+        periods: &[Period],
+        view: &View<'_>,
+    ) -> Option<Timestamp> {
         let runs = self.runs(current);
         if !runs.last()?.terms.monthly {
             return None;
@@ -82,7 +87,7 @@ impl Item {
         let next = cuts(current.start, current.end).into_iter().find(|cut| *cut > view.now)?;
         let stops = view.phases.last().is_some_and(|phase| phase.stops(view.pause_collection))
             || view.disputes_of(&current.invoice).iter().any(|(_, closed)| closed.is_none())
-            || self.is_refunded(current, view);
+            || self.is_refunded(current, periods, view);
         (!stops && view.ended.is_none()).then_some(next)
     }
 
@@ -116,7 +121,7 @@ impl Item {
             let granted = part.min(Credits::new(rollover.max));
             let charges = self.charges(from, periods);
             let lost = |view: &View<'_>| self.lost(from, periods, &charges, granted, view);
-            let lost_then = if self.is_refunded(from, view) { Credits::ZERO } else { lost(&then) };
+            let lost_then = if self.is_refunded(from, periods, view) { Credits::ZERO } else { lost(&then) };
             let lost = lost(view).minus(lost_then);
             let spent = self.spent_of_carry(slice.start);
             let ended = until.is_some_and(|until| until <= view.now);

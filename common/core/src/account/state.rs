@@ -726,7 +726,7 @@ impl State {
             let is_there = |id: &ItemId, item: &Item| one.was_there(id, item, at);
             let is_back = |item: &Item| {
                 let period = item.periods(&then).into_iter().rfind(|period| period.start <= at);
-                period.is_some_and(|period| item.is_refunded(&period, &then))
+                period.is_some_and(|period| item.is_refunded(&period, &item.periods(view), &then))
             };
             let mut shown = one.items.iter().filter(|(id, item)| is_there(id, item)).peekable();
             shown.peek().is_some() && shown.all(|(_, item)| is_back(item))

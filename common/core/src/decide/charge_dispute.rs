@@ -11,6 +11,11 @@
 
 use crate::event::Dispute;
 use crate::ledger::LedgerKey;
+use crate::reversal::ReversalEvent;
+
+pub(super) fn news(dispute: &Dispute) -> ReversalEvent {
+    ReversalEvent::Dispute(dispute.id.clone(), dispute.amount, dispute.status.clone(), dispute.created)
+}
 
 pub(super) fn key(dispute: &Dispute) -> LedgerKey {
     LedgerKey::dispute(&dispute.id, dispute.status.as_str())

@@ -602,6 +602,32 @@ fn a_trial_grants_its_own_amount_for_each_seat_and_item() {
     check_life("per item and seat", &given, "business 5000 | si_1=3000 si_2=2000");
 }
 
+/// `previous_attributes` tell the order of three states of a second
+/// (<https://docs.stripe.com/api/events/object#event_object-data-previous_attributes>).
+#[test]
+fn a_trial_grants_the_last_plan_of_a_second_also_if_the_status_changed_between() {
+    let shown = |price: &str| [item("si_1", price, T, T + 14 * DAY)];
+    let then = |status: &str, price: &str, before: (&str, &str)| {
+        let Step::Event(event) = shows(T + DAY, status, &shown(price)) else { panic!("no event") };
+        let items = json!({"object": "list", "has_more": false, "data": shown(before.1)});
+        let previous = json!({"data": {"previous_attributes": {"status": before.0, "items": items}}});
+        let id = json!({"id": format!("evt_{status}_{price}_{}", before.0)});
+        Step::Event(patched(patched(event, &previous), &id))
+    };
+    for (first, last, expect) in [
+        ("price_business", "price_pro", "pro 2000 | si_1=2000"),
+        ("price_pro", "price_business", "business 20000 | si_1=20000"),
+    ] {
+        let given = [
+            shows(T, "trialing", &shown("price_boost")),
+            then("trialing", first, ("trialing", "price_boost")),
+            then("past_due", first, ("trialing", first)),
+            then("trialing", last, ("past_due", first)),
+        ];
+        check_life("trialing, past_due, trialing", &given, expect);
+    }
+}
+
 /// A trial grants the plans in its latest snapshot. Stripe swaps a plan also by removing the item and adding
 /// another (<https://docs.stripe.com/billing/subscriptions/multiple-products#modify-existing>).
 #[test]

@@ -399,6 +399,40 @@ fn a_swap_and_back_does_not_fill_a_spent_plan() {
     check_life("the next period", &given, "pro 5000 | si_1=0 si_2=0 si_3=5000");
 }
 
+/// A subscription may have items with different intervals
+/// (<https://docs.stripe.com/billing/subscriptions/mixed-interval>). The invoice charges less than it credits.
+#[test]
+fn what_a_new_item_took_over_stays_taken_when_another_one_renews() {
+    let (end, at) = (month(T), T + 10 * DAY);
+    let yearly = item("si_3", "price_business", at, at + YEAR);
+    let boost = |start: i64| item("si_2", "price_boost", start, month(start));
+    let mut given = spent_pro();
+    given.extend([
+        shows(at, "active", &[boost(at), yearly.clone()]),
+        bill(
+            at + 1,
+            "in_2",
+            "subscription_update",
+            &[
+                flagged("si_1", "price_pro", -1300, at, end),
+                boost_line(at),
+                line("si_3", "price_business", 700, at, at + YEAR),
+            ],
+        ),
+    ]);
+    let expect = "business 15400 | si_1=0 si_2=300 si_3=15100";
+    check_life("swapped", &given, expect);
+    let mut start = at;
+    for invoice in ["in_3", "in_4", "in_5"] {
+        start = month(start);
+        given.extend([
+            shows(start, "active", &[boost(start), yearly.clone()]),
+            bill(start + 1, invoice, "subscription_cycle", &[boost_line(start)]),
+        ]);
+        check_life("the monthly item is renewed", &given, expect);
+    }
+}
+
 #[test]
 fn a_swap_to_another_price_of_the_plan_fills_nothing() {
     let given = [

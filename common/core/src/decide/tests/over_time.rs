@@ -318,6 +318,50 @@ fn no_month_begins_while_a_dispute_of_the_year_is_open() {
     let removed = [shows(months(2) + DAY, "active", &[other])];
     let won = life(&[&paid_year(), &open(20_000), &removed, &[closed("won", 20_000)]]);
     check_life("removed meanwhile: what its last month held", &won, "business 4000 | si_1=4000");
+    // Reconcile makes an event of the dispute, with the time at which it was opened.
+    let opened_at = json!({"data": {"object": {"created": months(1) + DAY}}});
+    for (status, expect) in [("won", "business 4000 | si_1=4000"), ("lost", "business 2750 | si_1=2750")] {
+        let Step::Event(read) = disputed("updated", months(1) + DAY, status, 5000) else {
+            panic!("no event")
+        };
+        let read = Step::Event(patched(read, &opened_at));
+        let again = [closed(status, 5000), read, Step::At(months(3) + 2 * DAY)];
+        let given = life(&[&paid_year(), &open(5000), &removed, &again]);
+        check_life("and read at Stripe", &given, expect);
+    }
+}
+
+/// Each dispute of a payment has its own id and amount (<https://docs.stripe.com/api/disputes/object>).
+#[test]
+fn a_month_begins_once_no_dispute_and_no_pause_stops_it() {
+    let disputed = |id: &str, at: i64, status: &str, amount: i64| {
+        let Step::Event(event) = dispute("updated", at, "pi_in_1", status) else { panic!("no event") };
+        let event = patched(event, &json!({"data": {"object": {"id": id, "amount": amount}}}));
+        Step::Event(patched(event, &json!({"id": format!("evt_{id}_{at}")})))
+    };
+    let state = |at: i64, status: &str| shows(at, status, &[year("price_pro_year")]);
+    let spent = || life(&[&paid_year(), &[Step::At(months(1)), Step::Spend(1000)]]);
+    let both = [
+        disputed("dp_1", months(1) + DAY, "needs_response", 5000),
+        disputed("dp_2", months(1) + 2 * DAY, "needs_response", 5000),
+        disputed("dp_1", months(2) + DAY, "won", 5000),
+    ];
+    let one = life(&[&spent(), &both, &[Step::At(months(2) + 2 * DAY)]]);
+    check_life("one of two is won", &one, "pro 2750 | si_1=2750");
+    for (status, expect) in [("won", "pro 5000 | si_1=5000"), ("lost", "pro 3750 | si_1=3750")] {
+        let closed = disputed("dp_2", months(2) + 3 * DAY, status, 5000);
+        check_life("and the other is closed", &life(&[&spent(), &both, &[closed]]), expect);
+    }
+    let pause = state(months(2) - 2 * DAY, "paused");
+    let opened = disputed("dp_1", months(2) - DAY, "needs_response", 20_000);
+    let won = disputed("dp_1", months(2) + 3 * DAY, "won", 20_000);
+    let still = [pause.clone(), opened.clone(), won.clone(), Step::At(months(2) + 4 * DAY)];
+    check_life("won in a pause", &life(&[&spent(), &still]), "free 4000 | si_1=4000");
+    for resumed in [months(2) + DAY, months(2) + 5 * DAY] {
+        let resumed = state(resumed, "active");
+        let given = life(&[&spent(), &[pause.clone(), opened.clone(), resumed, won.clone()]]);
+        check_life("won and resumed", &given, "pro 5000 | si_1=5000");
+    }
 }
 
 #[test]
