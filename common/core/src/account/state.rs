@@ -38,6 +38,9 @@ const MAX_SPENT_PURCHASES: usize = 12;
 const MAX_GRANTS: usize = 16;
 /// The number of newest free refills that are kept, in case a later event takes one back.
 const MAX_FREE_REFILLS: usize = 4;
+/// A free refill that nobody booked may be this many months old: a later plan that gives access does not end it,
+/// and a paid period of up to three years does only at its start.
+const FREE_MONTHS: u32 = 36;
 /// The maximum number of items over all subscriptions.
 pub const MAX_ITEMS: usize = 50;
 /// The largest state, in bytes of JSON. DynamoDB allows an item 400 KB; packed, this takes a third of it.
@@ -583,8 +586,7 @@ impl State {
     /// The months after the signup in which a free refill may be due, oldest first.
     fn free_months(since: Timestamp, now: Timestamp) -> std::ops::RangeInclusive<u32> {
         let newest = months_since(since, now);
-        let oldest = newest.saturating_sub(u32::try_from(MAX_FREE_REFILLS).unwrap_or(4));
-        oldest.max(1)..=newest
+        newest.saturating_sub(FREE_MONTHS).max(1)..=newest
     }
 
     fn months_of_free_refills(&self, now: Timestamp) -> Vec<Timestamp> {

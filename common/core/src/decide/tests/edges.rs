@@ -252,6 +252,28 @@ fn free_credits() -> Vec<Step> {
     vec![edit, Step::At(T), Step::Signup]
 }
 
+/// A free refill stays until the next one or a paid period ends it, whether or not anything was booked while it was
+/// the newest.
+#[test]
+fn free_credits_of_a_pause_are_found_after_months_with_a_plan() {
+    let day = |day: i64| T + day * DAY;
+    let plan = |status: &str, at: i64| shows(at, status, &[item("si_1", "price_pro", day(1), day(366))]);
+    let paused = |until: i64| {
+        let year = [line("si_1", "price_pro_year", 20_000, day(1), day(366))];
+        let bought = bill(day(1), "in_1", "subscription_create", &year);
+        vec![plan("active", day(1)), bought, plan("paused", day(20)), plan("active", day(until))]
+    };
+    let later = |steps: Vec<Step>, ticks: &[i64]| {
+        let ticks = ticks.iter().flat_map(|at| [Step::At(day(*at)), Step::Spend(1)]);
+        let run = Run::of(&[free_credits(), steps, ticks.collect(), vec![Step::At(day(300))]].concat());
+        run.account.state.balance(&run.catalog.policy, Timestamp::from_unix(day(300))).get()
+    };
+    assert_eq!(later(paused(28), &[]), 5000, "no month began in the pause");
+    assert_eq!(later(paused(45), &[]), 5100, "nothing was booked for nine months");
+    assert_eq!(later(paused(45), &[40]), 5099, "booked in the pause");
+    assert_eq!(later(paused(45), &[40, 290]), 5098, "and looked at again");
+}
+
 /// The first month after the signup begins on day 31: from 9 October to 9 November 2025.
 #[test]
 fn free_credits_fall_due_in_a_month_that_begins_without_a_plan() {
