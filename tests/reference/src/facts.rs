@@ -357,9 +357,10 @@ fn extend_chains<'a>(
         let fits = match before {
             None => true,
             Some(b) => {
-                let same = |k| !previous[k].is_null() || next.object[k] == b.object[k];
+                let same = |k: &&str| previous.get(*k).is_some() || next.object[*k] == b.object[*k];
                 // An event that is no update, as `trial_will_end`, shows the state as it is.
-                (previous.is_null() || is_part(previous, b.object)) && same("status") && same("items")
+                let all_else = ["status", "items", "cancel_at"].iter().all(same);
+                (previous.is_null() || is_part(previous, b.object)) && all_else
             }
         };
         if fits {

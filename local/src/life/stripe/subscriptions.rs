@@ -186,7 +186,7 @@ impl Stripe<'_> {
         let mut invoice = self.invoice(index, invoice_id, "subscription_cycle", lines);
         invoice.paid = invoice.lines.iter().map(|line| line.amount).sum::<i64>().max(0);
         self.noise("invoice.created", &invoice, "draft");
-        if self.rng.u8(..8) == 0 {
+        if self.rng.u8(..8) == 0 && self.subscriptions[index].it.end > self.now + 1800 {
             self.now += self.rng.i64(0..1800);
             self.change_plan(index, Billing::NextInvoice);
         }
