@@ -100,7 +100,7 @@ fn what_was_spent_of_a_month_that_proves_paused_is_handed_over() {
             ],
         ),
     ];
-    assert_eq!(end(&Run::of(&given)), "free until day 365 4300 | si_1=0 si_2=4300");
+    assert_eq!(end(&Run::of(&given)), "free 4300 | si_1=0 si_2=4300");
 }
 
 /// An item takes over what was spent of the one that it replaced, and its own period is cut short by a paid year
@@ -239,7 +239,7 @@ fn what_was_spent_of_an_invoice_s_plan_for_life_counts_for_its_session_s() {
 
 #[test]
 fn neither_a_spent_grant_nor_the_starts_of_periods_that_are_over_are_kept() {
-    let spent = Run::of(&[Step::At(T), Step::Grant(100), Step::Spend(100)]);
+    let spent = Run::of(&[Step::At(T), Step::Grant(100), Step::Spend(100), super::pack(T + DAY, "cs_1")]);
     assert_eq!(spent.account.state.grants.len(), 0);
     let renewed = |start: i64, id: &str| {
         [
@@ -261,7 +261,7 @@ fn a_product_s_invoice_that_comes_again_after_the_product_was_replaced_sells_not
         Step::Edit("[[pack]]\n", "[[product]]\nname = \"course\"\nprices = [\"price_course\"]\n[[pack]]\n");
     let replaced = Step::Edit(
         "name = \"course\"\nprices = [\"price_course\"]\n",
-        "name = \"course\"\n[[product]]\nname = \"book\"\nprices = [\"price_course\"]\n",
+        "name = \"course\"\nprices = [\"price_old\"]\n[[product]]\nname = \"book\"\nprices = [\"price_course\"]\n",
     );
     let sold = || {
         bill_with(
