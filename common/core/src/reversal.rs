@@ -340,6 +340,16 @@ mod tests {
     }
 
     #[test]
+    fn a_dispute_is_open_from_the_second_of_its_news_until_that_of_its_end() {
+        let at = Timestamp::from_unix;
+        let open = |closed: Option<i64>| {
+            [8, 9, 19, 20, 21].map(|moment| is_open(&(at(9), closed.map(at)), at(moment)))
+        };
+        assert_eq!(open(Some(20)), [false, true, true, false, false]);
+        assert_eq!(open(None), [false, true, true, true, true]);
+    }
+
+    #[test]
     fn a_dispute_is_open_from_its_first_news_to_the_first_that_says_how_it_ended() {
         use DisputeStatus::{Lost, NeedsResponse, UnderReview, WarningNeedsResponse, Won};
         let at = Timestamp::from_unix;

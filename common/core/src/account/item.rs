@@ -1452,3 +1452,6 @@ fn in_other_months(one: &Sight, next: &Sight) -> bool {
     let mut begins = (1..MAX_SLICES).map(|month| one.start.plus_months(month));
     begins.find(|begin| *begin > one.at).is_some_and(|begin| begin <= next.at)
 }
+
+#[cfg(test)]
+pub(super) mod tests;

@@ -448,3 +448,6 @@ fn never(expires_days: &i64) -> bool {
 pub(super) fn is_zero(credits: &Credits) -> bool {
     *credits == Credits::ZERO
 }
+
+#[cfg(test)]
+mod tests;

@@ -393,3 +393,6 @@ pub(super) const PROVISIONAL: &str = "plan:";
 fn provisional(plan: &str) -> ItemId {
     ItemId::new(format!("{PROVISIONAL}{plan}")).expect("a plan's name is short and plain")
 }
+
+#[cfg(test)]
+mod tests;

@@ -153,3 +153,6 @@ pub(super) fn hand_over_trials<'a>(
     all.retain(|_, handed| *handed != NOTHING);
     all
 }
+
+#[cfg(test)]
+mod tests;

@@ -17,6 +17,7 @@ mod over_time;
 mod prices;
 mod purchases;
 mod random;
+mod rare;
 mod refunds;
 pub mod shapes;
 mod size;

@@ -149,6 +149,21 @@ fn the_tier_is_explained_by_the_subscriptions_that_do_or_do_not_give_it() {
                    sub_1 ended at 1970-01-02T00:16:40Z and an invoice of it was paid after that: refund the \
                    payment, or give the plan with fix-user complimentary";
     check("was paid after its end", &paid_late, P2 + DAY, "tier", summary);
+    let at_end = sub("deleted", P1 + DAY, json!({"status": "canceled", "ended_at": P1 + DAY}));
+    let renewal = paid(P1 + DAY, "in_2", "subscription_cycle", "price_pro", P1);
+    let summary = nothing("(plan pro) ended at 1970-01-02T00:16:40Z").replace("#0", "#1");
+    check(
+        "was paid as it ended",
+        &[one(json!({})), vec![at_end, renewal]].concat(),
+        P2 + DAY,
+        "tier",
+        &summary,
+    );
+    let two =
+        [sub("created", P1, json!({"cancel_at": P1 + DAY})), sub("created", P1 + 1, json!({"id": "sub_2"}))];
+    let summary = "pro highest_plan #1 -: sub_2: the subscription is active with plan pro; nothing else gives \
+        a higher tier";
+    check("of two, as the first one ends", &two, P1 + DAY, "tier", summary);
     let grace = one(json!({"status": "past_due"}));
     check(
         "in grace",

@@ -407,3 +407,73 @@ fn the_kind_of_an_entry_follows_from_the_lines_and_the_reason() {
         assert_eq!(run.ledger[&LedgerKey::from_text("invoice#in_1")].kind, kind, "{what}");
     }
 }
+
+/// Minor units that an invoice with these lines (item, amount) credits for each item that it replaces, and what
+/// it charges for the others. All lines start at one time.
+fn replaced_by(item: Option<&str>, lines: &[(&str, i64)]) -> Option<(Vec<(String, i64)>, i64)> {
+    let lines = lines.iter().map(|(item, amount)| {
+        let of_item = json!({"parent": {"subscription_item_details": {"subscription_item": item}}});
+        patched(proration("price_pro", *amount), &of_item)
+    });
+    let step = invoice("paid", P1, "in_1", "subscription_update", &lines.collect::<Vec<_>>(), json!({}));
+    let Step::Event(body) = step else { panic!("no event") };
+    let event = crate::event::read(body.to_string().as_bytes()).unwrap();
+    let crate::event::Object::Invoice(invoice) = &event.object else { panic!("no invoice") };
+    let lines: Vec<_> = invoice.lines.iter().collect();
+    let item = item.map(|id| crate::ids::ItemId::new(id).unwrap());
+    let replaced = super::replaced(item.as_ref(), lines[0].period_start.unwrap(), &lines)?;
+    Some((replaced.credits.iter().map(|(id, amount)| (id.to_string(), *amount)).collect(), replaced.charged))
+}
+
+#[test]
+fn an_invoice_replaces_the_items_that_it_only_credits_by_those_that_it_only_charges() {
+    let some = |credits: &[(&str, i64)], charged: i64| {
+        Some((credits.iter().map(|(id, amount)| ((*id).to_owned(), *amount)).collect::<Vec<_>>(), charged))
+    };
+    let swap = [("si_1", -500), ("si_2", 800)];
+    assert_eq!(replaced_by(Some("si_2"), &swap), some(&[("si_1", 500)], 800));
+    assert_eq!(replaced_by(Some("si_1"), &swap), None, "the item that is credited");
+    assert_eq!(replaced_by(None, &swap), None, "a line without an item");
+    let free = [("si_1", -500), ("si_2", 0)];
+    assert_eq!(replaced_by(Some("si_2"), &free), some(&[("si_1", 500)], 0), "by an item that costs nothing");
+    let beside = [("si_1", -500), ("si_2", 800), ("si_3", -200), ("si_3", 300), ("si_4", 40)];
+    assert_eq!(
+        replaced_by(Some("si_2"), &beside),
+        some(&[("si_1", 500)], 840),
+        "beside an item that changes, and one more that comes"
+    );
+    let two = [("si_9", -50), ("si_1", -500), ("si_1", -100), ("si_2", 800)];
+    assert_eq!(replaced_by(Some("si_2"), &two), some(&[("si_1", 600), ("si_9", 50)], 800), "two items");
+    assert_eq!(replaced_by(Some("si_2"), &[("si_1", 500), ("si_2", 800)]), None, "nothing is credited");
+}
+
+/// What an invoice charges for an item is the sum of its lines. A credit of its unused time was paid for by
+/// that share of the sum.
+#[test]
+fn a_line_knows_what_its_invoice_charges_for_its_item() {
+    let charged = |lines: &[serde_json::Value]| {
+        let given = invoice("paid", P1, "in_1", "subscription_update", lines, json!({}));
+        let account = serde_json::to_value(&Run::of(&[given]).account.state).unwrap();
+        let lines = account["subscriptions"]["sub_1"]["items"]["si_1"]["lines"].as_array().unwrap().clone();
+        lines.iter().map(|line| line["charged"].as_i64()).collect::<Vec<_>>()
+    };
+    assert_eq!(charged(&[line("price_pro", 1, P1)]), [None], "the amount of the line itself");
+    let two =
+        [line("price_pro", 1, P1), patched(proration("price_pro", 700), &json!({"period": {"start": P1}}))];
+    assert_eq!(charged(&two), [Some(2700), Some(2700)]);
+}
+
+/// The line of an item always names the item, or its type is `subscription`: before 2025-03-31.basil the line of
+/// a subscription without `subscription_item`, and that of an invoice item with it.
+#[test]
+fn the_zero_line_of_a_pack_that_an_item_sells_grants_nothing() {
+    let zero = |patch: serde_json::Value| {
+        let base = json!({"id": "il_1", "amount": 0, "quantity": 1, "price": {"id": "price_p1000"},
+            "period": {"start": P1, "end": P2}});
+        let lines = [line("price_pro", 1, P1), patched(base, &patch)];
+        Run::of(&[invoice("paid", P1, "in_1", "subscription_create", &lines, json!({}))]).balance().get()
+    };
+    assert_eq!(zero(json!({"type": "subscription"})), 5000, "of a subscription");
+    assert_eq!(zero(json!({"type": "invoiceitem", "subscription_item": "si_2"})), 5000, "of an item");
+    assert_eq!(zero(json!({"type": "invoiceitem"})), 6000, "of no item: a pack for nothing");
+}

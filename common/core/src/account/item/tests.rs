@@ -1,0 +1,89 @@
+//! The parts of an item's rules that need sights, periods or records of an exact shape.
+
+use serde_json::json;
+
+use super::*;
+
+pub(in crate::account) fn at(second: i64) -> Timestamp {
+    Timestamp::from_unix(second)
+}
+
+pub(in crate::account) fn terms(plan: &str, credits: u64) -> Terms {
+    serde_json::from_value(json!({"plan": plan, "credits": credits})).unwrap()
+}
+
+/// A paid period that ends with the one that begins at second 0.
+pub(in crate::account) fn period(start: i64, plan: &str, credits: u64) -> Period {
+    Period {
+        start: at(start),
+        shown: at(0),
+        end: Some(at(1000)),
+        at: at(start),
+        invoice: InvoiceId::new(format!("in_{start}")).unwrap(),
+        price: PriceId::new(format!("price_{plan}")).unwrap(),
+        quantity: 1,
+        terms: terms(plan, credits),
+        total: 2000,
+        paid: 2000,
+        credited: 0,
+        charged: 2000,
+        replaces: None,
+        proven: true,
+        resets: true,
+    }
+}
+
+fn sight(second: i64, plan: &str, digest: u32) -> Sight {
+    let price = PriceId::new(format!("price_{plan}")).unwrap();
+    let terms = terms(plan, 5000);
+    Sight { start: at(0), at: at(second), price, quantity: 1, terms, trialing: false, digest, before: None }
+}
+
+/// The digests of the sights that are left of these, each with its second and its plan.
+fn compressed(sights: &[(i64, &str)], monthly: bool) -> Vec<u32> {
+    let mut all: Vec<Sight> =
+        sights.iter().zip(0..).map(|((second, plan), place)| sight(*second, plan, place)).collect();
+    all.iter_mut().for_each(|sight| sight.terms.monthly = monthly);
+    compress_sights(&mut all);
+    all.iter().map(|sight| sight.digest).collect()
+}
+
+#[test]
+fn of_many_sights_those_between_two_that_show_the_same_plan_are_dropped() {
+    let days = |days: &[i64]| days.iter().map(|day| (day * 86_400, "pro")).collect::<Vec<_>>();
+    assert_eq!(compressed(&days(&[0, 1, 2, 3, 4, 5, 6, 7]), false), [0, 1, 2, 3, 4, 5, 6, 7], "eight stay");
+    assert_eq!(compressed(&days(&[0, 1, 2, 3, 4, 5, 6, 7, 8]), false), [0, 2, 3, 4, 5, 6, 7, 8]);
+    assert_eq!(compressed(&days(&[0, 1, 2, 3, 4, 5, 6, 7, 8, 9]), false), [0, 3, 4, 5, 6, 7, 8, 9]);
+    let mut back = days(&[0, 1, 2, 3, 4, 5, 6, 7, 8, 9]);
+    back[2].1 = "boost";
+    assert_eq!(compressed(&back, false), [0, 1, 2, 3, 6, 7, 8, 9], "beside a change of plan");
+    let twice = days(&[0, 1, 1, 2, 3, 4, 5, 6, 7]);
+    assert_eq!(compressed(&twice, false), [0, 1, 3, 4, 5, 6, 7, 8], "the first of one second stays");
+    // The second month of the period begins on day 31.
+    let months = days(&[0, 30, 32, 33, 34, 35, 36, 37, 38]);
+    assert_eq!(compressed(&months, true), [0, 1, 3, 4, 5, 6, 7, 8], "the last one before a month stays");
+}
+
+#[test]
+fn a_state_between_two_sights_counts_only_in_its_second_and_for_the_sight_that_names_it() {
+    let order = |between: Between, before: Option<u32>| {
+        let mut second = [Sight { before, ..sight(7, "pro", 1) }, sight(7, "boost", 2)];
+        chain(&mut second, &[between]);
+        second.map(|sight| sight.digest)
+    };
+    let between = |second: i64| Between { at: at(second), digest: 5, before: 2 };
+    assert_eq!(order(between(7), Some(5)), [2, 1], "it names the state, which names the other one");
+    assert_eq!(order(between(6), Some(5)), [1, 2], "the state is of another second");
+    assert_eq!(order(between(7), Some(6)), [1, 2], "it names another state");
+    assert_eq!(order(between(7), None), [1, 2], "it names none");
+}
+
+#[test]
+fn the_period_of_an_import_had_begun_and_was_paid_before_it() {
+    let periods = [period(10, "pro", 5000), period(50, "pro", 5000)];
+    let late = [periods[0].clone(), Period { at: at(150), ..periods[1].clone() }];
+    let (min, max) = (at(i64::MIN), at(i64::MAX));
+    assert_eq!(imported_period(at(100), &periods), (at(50), max));
+    assert_eq!(imported_period(at(100), &late), (at(10), at(50)), "the second was paid later");
+    assert_eq!(imported_period(at(5), &periods), (min, at(10)), "none had begun");
+}
