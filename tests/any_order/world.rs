@@ -402,13 +402,18 @@ impl<'a> World<'a> {
         }
         // What an invoice credits was paid by an earlier one, which may be unknown.
         let charges = |object: &&Value| object["lines"]["data"].as_array().cloned().unwrap_or_default();
-        let charged: BTreeSet<String> = invoices
-            .iter()
-            .flat_map(|(_, object)| charges(object))
-            .filter(|line| line["amount"].as_i64() > Some(0))
-            .map(|line| line_item(&line).to_owned())
-            .collect();
-        let is_charged = |item: &str| charged.contains(item);
+        let mut charged: BTreeMap<String, i64> = BTreeMap::new();
+        for line in invoices.iter().flat_map(|(_, object)| charges(object)) {
+            if let Some(start) =
+                line["period"]["start"].as_i64().filter(|_| line["amount"].as_i64() > Some(0))
+            {
+                let first = charged.entry(line_item(&line).to_owned()).or_insert(start);
+                *first = start.min(*first);
+            }
+        }
+        let was_charged = |line: &Value| {
+            charged.get(line_item(line)).is_some_and(|first| Some(*first) < line["period"]["start"].as_i64())
+        };
         let is_back = |object: &Value| {
             let shown = &object["payments"]["data"][0]["payment"]["payment_intent"];
             let tied = payments.get(&object["id"].as_str()).copied();
@@ -417,9 +422,7 @@ impl<'a> World<'a> {
             let total = object["total"].as_i64().unwrap_or(0);
             let lines = object["lines"]["data"].as_array().into_iter().flatten();
             lines.clone().all(|line| line["amount"] != 0)
-                && lines
-                    .filter(|line| line["amount"].as_i64() < Some(0))
-                    .all(|line| is_charged(line_item(line)))
+                && lines.filter(|line| line["amount"].as_i64() < Some(0)).all(was_charged)
                 && object["subtotal"] == total
                 && (total <= 0
                     || back.get(intent).is_some_and(|refunds| refunds.values().sum::<i64>() >= total))
