@@ -1109,7 +1109,10 @@ class Life:
             (self.delete_customer, 1),
         ]
         for _ in range(rnd.randrange(1, 9)):
-            self.advance(self.t + int(rnd.expovariate(1 / 25) * DAY) + rnd.randrange(60, 7200))
+            to = self.t + int(rnd.expovariate(1 / 25) * DAY) + rnd.randrange(60, 7200)
+            if to >= self.until and not self.clocked:
+                break  # a renewal before then would lie ahead of the moment of play
+            self.advance(to)
             if self.t >= self.until:
                 break
             rnd.choices([a for a, _ in acts], [w for _, w in acts])[0]()
