@@ -215,6 +215,7 @@ impl<'a> Sub<'a> {
         firm.sort_by_key(order);
         weak.sort_by_key(order);
         let sure = firm.len();
+        let flagged: BTreeSet<_> = weak.iter().map(|p| (p.invoice.doc.clone(), p.start)).collect();
         // "… then the earliest invoice whose flagged positive line starts where a snapshot says that the
         // item's current period starts. If another invoice already opens that period, such a flagged line is
         // the charge of a plan change."
@@ -247,11 +248,15 @@ impl<'a> Sub<'a> {
         // "Several lines of one item: the latest start that has opened by now, the others are superseded."
         let opens = |p: &Paid<'_>| p.invoice.created.max(p.start - 3600);
         let all: Vec<_> = periods.iter().map(|p| (p.invoice.doc.clone(), p.start, opens(p))).collect();
-        periods.retain(|p| {
-            let superseded =
-                all.iter().any(|(i, s, at)| *i == p.invoice.doc && *s > p.start && *at <= opens(p));
-            opens(p) <= now.max(p.invoice.created) && !superseded
+        let (superseded, opened): (Vec<_>, Vec<_>) = periods.into_iter().partition(|p| {
+            all.iter().any(|(i, s, at)| *i == p.invoice.doc && *s > p.start && *at <= opens(p))
         });
+        // A flagged line that opens nothing charges a change.
+        charges
+            .extend(superseded.into_iter().filter(|p| flagged.contains(&(p.invoice.doc.clone(), p.start))));
+        charges.sort_by_key(|c| (c.at, c.invoice.made(), c.invoice.doc.clone()));
+        let mut periods = opened;
+        periods.retain(|p| opens(p) <= now.max(p.invoice.created));
         // 2.6: "A change counts when an `active` or `trialing` snapshot in that period shows it".
         let live = self.snapshots.iter().filter(|s| matches!(s.status(), "active" | "trialing"));
         let shown = live.filter_map(|s| {
