@@ -58,3 +58,20 @@ fn what_was_spent_of_an_invoice_s_lot_counts_for_the_session_s_lot_with_the_same
     replace(&[old], vec![&mut one, &mut other]);
     assert_eq!((one.spent.get(), other.spent.get()), (0, 20));
 }
+
+#[test]
+fn what_no_lot_of_the_session_covers_counts_as_spent_of_the_last_one() {
+    let old = |spent: u64| {
+        purchase(
+            json!({"session": null, "invoice": "in_1", "granted": 90, "expires_days": 7, "spent": spent}),
+        )
+    };
+    let spent = |of_old: u64| {
+        let (mut one, mut other) = (purchase(json!({})), purchase(json!({"expires_days": 30})));
+        replace(&[old(of_old)], vec![&mut one, &mut other]);
+        (one.spent.get(), other.spent.get())
+    };
+    assert_eq!(spent(20), (20, 0));
+    assert_eq!(spent(40), (30, 10));
+    assert_eq!(spent(70), (30, 40));
+}
