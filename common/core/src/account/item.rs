@@ -80,8 +80,8 @@ pub struct Item {
     /// `created` of the newest invoice that names the item. It may be paid days later.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) billed_at: Option<Timestamp>,
-    /// Its first period, once that is dropped. Kept if the subscription has other items: the item may have come
-    /// in the place of one of them.
+    /// Its first period, once the line of that is dropped. Kept if the subscription has other items, because it
+    /// may have replaced one of them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     began: Option<Began>,
 }
@@ -665,8 +665,8 @@ impl Item {
         self.all_periods(view).into_iter().filter(|(_, open)| *open).map(|(period, _)| period).collect()
     }
 
-    /// The first period that has opened by now, and whether it is only known when it began: its line is
-    /// dropped, and what it took over of another item counts no more.
+    /// The first period that has opened by now, and whether its line is dropped. What a dropped period took
+    /// over of another item does not count any more.
     pub(super) fn first_period(&self, view: &View<'_>) -> Option<(Period, bool)> {
         let first = self.periods(view).into_iter().next()?;
         let Some(began) = self.began.clone().filter(|began| began.start < first.start) else {

@@ -157,8 +157,8 @@ pub(super) fn cuts(start: Timestamp, end: Option<Timestamp>) -> Vec<Timestamp> {
     cuts
 }
 
-/// When a slice's credits are granted: at its start, or at the first of these moments within it at which nothing
-/// `stops` them any more.
+/// When a slice's credits are granted: at its start, unless something `stops` them then. Otherwise at the first
+/// of these moments within the slice at which nothing does.
 pub(super) fn granted_since(
     start: Timestamp,
     end: Option<Timestamp>,

@@ -38,8 +38,8 @@ const MAX_SPENT_PURCHASES: usize = 12;
 const MAX_GRANTS: usize = 16;
 /// The number of newest free refills that are kept, in case a later event takes one back.
 const MAX_FREE_REFILLS: usize = 4;
-/// A free refill that nobody booked may be this many months old: a later plan that gives access does not end it,
-/// and a paid period of up to three years does only at its start.
+/// The number of months in which a free refill is looked for that fell due and was not booked, because nothing
+/// was written to the account since. Such a refill stays while a plan gives access without a new payment.
 const FREE_MONTHS: u32 = 36;
 /// The maximum number of items over all subscriptions.
 pub const MAX_ITEMS: usize = 50;

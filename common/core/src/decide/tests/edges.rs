@@ -252,8 +252,7 @@ fn free_credits() -> Vec<Step> {
     vec![edit, Step::At(T), Step::Signup]
 }
 
-/// A free refill stays until the next one or a paid period ends it, whether or not anything was booked while it was
-/// the newest.
+/// A free refill stays until the next one, or until a paid period begins. It need not be booked for that.
 #[test]
 fn free_credits_of_a_pause_are_found_after_months_with_a_plan() {
     let day = |day: i64| T + day * DAY;
