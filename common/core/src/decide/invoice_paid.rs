@@ -105,14 +105,16 @@ pub(super) fn read(
 
 /// The lines without the prorations that the same invoice takes back. If a plan or quantity is changed twice
 /// in one second, the invoice charges the one between and credits it again for the same period. The order of
-/// the lines does not say which of two charges is the last one.
+/// the lines does not say which of two charges is the last one. A credit of the amount 0 has no effect.
 fn lasting_lines(invoice: &Invoice) -> Vec<&event::InvoiceLine> {
     let mut lasting: Vec<&event::InvoiceLine> = Vec::new();
+    let credits = |line: &event::InvoiceLine| line.amount < 0 || line.credits_unused_time;
     for line in &invoice.lines {
         let takes_back = |other: &&event::InvoiceLine| {
             let id = |line: &event::InvoiceLine| line.price.as_ref().map(|price| price.id.clone());
             (line.proration && other.proration)
-                && line.amount.signum() * other.amount.signum() < 0
+                && credits(line) != credits(other)
+                && (line.amount == 0) == (other.amount == 0)
                 && (&line.item, &line.subscription, line.quantity)
                     == (&other.item, &other.subscription, other.quantity)
                 && (line.period_start, line.period_end) == (other.period_start, other.period_end)
@@ -125,6 +127,7 @@ fn lasting_lines(invoice: &Invoice) -> Vec<&event::InvoiceLine> {
             None => lasting.push(line),
         }
     }
+    lasting.retain(|line| line.amount != 0 || !credits(line));
     lasting
 }
 

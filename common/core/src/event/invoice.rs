@@ -125,6 +125,9 @@ pub struct InvoiceLine {
     pub amount: i64,
     /// Stripe's proration flag. It does not say whether the line covers a whole period: compare the periods.
     pub proration: bool,
+    /// Whether it credits unused time: it names the lines that it credits. A credit of what cost nothing, as
+    /// with a coupon over 100 percent, has the amount 0.
+    pub credits_unused_time: bool,
     /// Whether it is the line of a subscription item and not of an invoice item.
     pub is_subscription: bool,
     /// The subscription item that the line bills (`si_…`).
@@ -242,6 +245,13 @@ impl InvoiceLine {
             quantity: line.count("quantity")?.unwrap_or(1),
             amount: line.need("amount", line.amount("amount")?)?,
             proration: proration.contains(&Some(true)),
+            credits_unused_time: [
+                "parent.subscription_item_details.proration_details.credited_items",
+                "parent.invoice_item_details.proration_details.credited_items",
+                "proration_details.credited_items",
+            ]
+            .into_iter()
+            .any(|path| line.has(path)),
             is_subscription,
             item: line.first_id(&[
                 "parent.subscription_item_details.subscription_item",

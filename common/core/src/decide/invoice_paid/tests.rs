@@ -356,6 +356,9 @@ fn a_charge_is_taken_back_only_by_a_credit_of_the_same() {
     };
     let same = json!({});
     let of = |details: serde_json::Value| json!({"parent": {"subscription_item_details": details}});
+    let credits = of(
+        json!({"proration_details": {"credited_items": {"invoice": "in_1", "invoice_line_items": ["il_1"]}}}),
+    );
     for (what, amounts, patch, expect) in [
         ("a credit of the same", [900, -900], same.clone(), 0),
         ("the credit comes first, and is less", [-800, 900], same.clone(), 0),
@@ -363,6 +366,8 @@ fn a_charge_is_taken_back_only_by_a_credit_of_the_same() {
         ("two of 0", [0, 0], same.clone(), 2),
         ("0 and a credit", [0, -900], same.clone(), 2),
         ("a credit and 0", [-900, 0], same, 2),
+        ("0 and its credit", [0, 0], credits.clone(), 0),
+        ("a charge, and a credit of 0", [900, 0], credits, 1),
         ("another quantity", [900, -900], json!({"quantity": 2}), 2),
         ("another item", [900, -900], of(json!({"subscription_item": "si_2"})), 2),
         ("another subscription", [900, -900], of(json!({"subscription": "sub_2"})), 2),
