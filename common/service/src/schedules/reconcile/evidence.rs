@@ -107,12 +107,14 @@ impl Evidence {
         Self::made(object.text(), &EventType::RefundUpdated, at, livemode, object.id())
     }
 
-    /// A dispute as it was when it was read, with the time at which it was opened.
+    /// A dispute as it was when it was read, with the time at which it was opened. A dispute does not say when
+    /// it was won: that counts from when it was read.
     ///
     /// # Errors
     /// [`ReadError`].
     pub fn of_dispute(object: &Object, livemode: bool, now: Timestamp) -> Result<Self, ReadError> {
-        let opened = object.value()["created"].as_i64();
+        let value = object.value();
+        let opened = value["created"].as_i64().filter(|_| value["status"] != "won");
         let at = opened.map_or(object.read_at.unwrap_or(now), Timestamp::from_unix);
         Self::made(object.text(), &EventType::ChargeDisputeUpdated, at, livemode, object.id())
     }
@@ -203,5 +205,21 @@ impl Evidence {
         let EventObject::CheckoutSession(session) = &self.event.object else { return false };
         session.mode == CheckoutMode::Payment
             && matches!(session.payment_status, PaymentStatus::Paid | PaymentStatus::NoPaymentRequired)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_dispute_has_the_time_at_which_it_was_opened_until_it_is_won() {
+        for (status, at) in [("needs_response", 100), ("under_review", 100), ("lost", 100), ("won", 900)] {
+            let dispute = json!({"id": "dp_1", "object": "dispute", "status": status, "amount": 5,
+                "created": 100, "charge": "ch_1"});
+            let dispute = Object::of(&dispute).unwrap();
+            let evidence = Evidence::of_dispute(&dispute, true, Timestamp::from_unix(900)).unwrap();
+            assert_eq!(evidence.event.created.unix(), at, "{status}");
+        }
     }
 }
