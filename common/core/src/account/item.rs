@@ -236,6 +236,9 @@ struct Spent {
     #[serde(default, skip_serializing_if = "String::is_empty")]
     plan: String,
     credits: Credits,
+    /// When the trial ends.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    trial_end: Option<Timestamp>,
     /// Whether they were taken from the credits that the slice took over from the one before it.
     #[serde(default, skip_serializing_if = "is_false")]
     carried: bool,
@@ -526,12 +529,9 @@ impl Item {
         let Some(trial) = &self.trial else { return };
         let of_second = |sight: &&Sight| sight.trialing && sight.at == trial.at;
         let Some(last) = self.sights.iter().rfind(of_second) else { return };
-        if (&last.price, last.quantity) != (&trial.price, trial.quantity) {
-            let terms = self.trial_terms(&last.price, &last.terms.plan).unwrap_or(&last.terms).clone();
-            let (price, quantity, digest, before) =
-                (last.price.clone(), last.quantity, last.digest, last.before);
-            self.trial = Some(Trial { price, quantity, terms, digest, before, ..trial.clone() });
-        }
+        let Sight { at, quantity, trial_end: end, digest, before, .. } = *last;
+        let terms = self.trial_terms(&last.price, &last.terms.plan).unwrap_or(&last.terms).clone();
+        self.trial = Some(Trial { at, price: last.price.clone(), quantity, terms, end, digest, before });
     }
 
     /// Sorts by time. Within one second a sight follows the sight that it names as its predecessor, also if
@@ -539,14 +539,15 @@ impl Item {
     /// quantity, as for whole snapshots.
     fn sort_sights(&mut self) {
         fn key(sight: &Sight) -> impl Ord {
-            let Sight { start, at, price, quantity, digest, before, .. } = sight;
-            (*start, *at, !sight.trialing, price, *quantity, *digest, *before)
+            let Sight { start, at, price, quantity, digest, before, trial_end, .. } = sight;
+            (*start, *at, !sight.trialing, price, *quantity, *digest, *before, *trial_end)
         }
         self.between.sort();
         self.sights.sort_by(|one, other| key(one).cmp(&key(other)));
         let seconds = self.sights.chunk_by_mut(|a, b| (a.start, a.at) == (b.start, b.at));
         seconds.for_each(|second| chain(second, &self.between));
     }
+                trial_end: item.end.filter(|_| trialing),
 
     fn fold_overdue(&mut self, start: Timestamp, at: Timestamp) {
         if !self.overdue.contains(&(start, at)) {

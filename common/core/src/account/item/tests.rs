@@ -36,7 +36,17 @@ pub(in crate::account) fn period(start: i64, plan: &str, credits: u64) -> Period
 fn sight(second: i64, plan: &str, digest: u32) -> Sight {
     let price = PriceId::new(format!("price_{plan}")).unwrap();
     let terms = terms(plan, 5000);
-    Sight { start: at(0), at: at(second), price, quantity: 1, terms, trialing: false, digest, before: None }
+    Sight {
+        start: at(0),
+        at: at(second),
+        price,
+        quantity: 1,
+        terms,
+        trialing: false,
+        trial_end: None,
+        digest,
+        before: None,
+    }
 }
 
 /// The digests of the sights that are left of these, each with its second and its plan.

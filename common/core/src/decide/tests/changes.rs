@@ -388,6 +388,19 @@ fn the_end_of_a_trial_is_that_of_the_last_state_of_its_second() {
             assert_eq!(end, Some(T + expect * DAY), "{first:?}, then {second:?}, order {order}");
         }
     }
+    let year = "price_pro_year";
+    for states in [[(year, 20), (business, 5), (boost, 9)], [(boost, 5), (year, 20), (business, 9)]] {
+        let befores = [(pro, 10), states[0], states[1]];
+        let change = |(before, after)| updated(at, state(after), json!({"items": items(before)}));
+        let mut life = vec![shows(T, "trialing", &[item("si_1", pro, T, T + 10 * DAY)])];
+        life.extend(befores.into_iter().zip(states).map(change));
+        for order in 0..16 {
+            let run = Run::of(&reordered(&life, order));
+            let lots = run.account.state.buckets(&run.catalog.policy, Timestamp::from_unix(at + 1)).lots;
+            let end = lots.first().and_then(|lot| lot.until).map(Timestamp::unix);
+            assert_eq!(end, Some(T + states[2].1 * DAY), "{states:?}, order {order}");
+        }
+    }
 }
 
 /// The trial of another plan begins in the second in which the paid period ends.
