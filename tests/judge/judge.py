@@ -184,8 +184,8 @@ class User:
         before = [o for o in self.openings[opening.item] if o.start < opening.start][-1:]
         # If the invoice also charges a change in the period before, its credits are set off against it.
         netted = any(c.invoice.id == opening.invoice.id for o in before for c in self.charges_of(o))
-        older = [(o, opening.credits, opening.positive) for o in before if opening.credits and not netted]
-        own, left = part, 0
+        cut = [] if netted or not opening.credits else [o for o in before if o.end > opening.start]
+        older, own, left = [(o, opening.credits, opening.positive) for o in cut], part, 0
         for period, credits, positive in older or ([] if netted else self.replaced(opening)):
             share = min(own, part * min(credits, positive) // positive)
             own -= share
@@ -204,7 +204,7 @@ class User:
         charged = sum(line.amount for line in lines if line.amount > 0 and line.item not in gone)
         credits.update({i: -sum(n.amount for n in lines if n.item == i) for i in sorted(gone - billed)})
         old = {i: [o for o in self.openings[i] if o.start < opening.start] for i in credits if credits[i] > 0}
-        return [(openings[-1], credits[i], charged) for i, openings in old.items() if openings and charged]
+        return [(o, credits[i], charged) for i in old for o in old[i][-1:] if charged and o.end > opening.start]
 
     def fill(self, opening, worth, at):
         """What is left of `worth` after what refunds, known at `at`, took; before what was spent."""

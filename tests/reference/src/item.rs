@@ -506,7 +506,7 @@ impl<'a> Item<'a> {
         let p = &self.periods[period];
         let mut payer = Payer { invoice: p.invoice, older: Vec::new() };
         // Where the credited period is not known, the invoice's own payment is all that is.
-        match period.checked_sub(1) {
+        match period.checked_sub(1).filter(|earlier| self.periods[*earlier].end > p.start) {
             // What an invoice credits beside a charge of the credited period pays for that charge.
             Some(earlier) if self.charges_of(earlier).any(|c| c.invoice.doc == p.invoice.doc) => {}
             Some(earlier) if p.credits > 0 => {
@@ -544,6 +544,9 @@ impl<'a> Item<'a> {
         let known = gone.filter_map(|id| {
             let item = items.iter().find(|i| i.id == *id)?;
             let period = item.periods.iter().rposition(|q| q.start < p.start)?;
+            if item.periods[period].end <= p.start {
+                return None;
+            }
             Some((sum(id, Some(p.start), -1), charged, item.newest_payer(period)))
         });
         known.collect()

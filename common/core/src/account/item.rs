@@ -341,6 +341,12 @@ pub(super) struct View<'a> {
     /// The time of an import. Credits that were granted before it are part of the imported balance.
     pub imported_at: Option<Timestamp>,
     /// What the items that it replaced hand over to its first period.
+    /// The last of some periods that began before it, if that had not ended when it began.
+    fn cut_short<'a>(&self, periods: &'a [Self]) -> Option<&'a Self> {
+        let before = periods.iter().rfind(|before| before.start < self.start);
+        before.filter(|before| before.end.is_none_or(|end| end > self.start))
+    }
+
     pub handed: &'a Handed,
     /// Days after the last paid period for which carried credits stay.
     pub grace_days: i64,
@@ -997,8 +1003,7 @@ impl Item {
         view: &View<'_>,
     ) -> Credits {
         let own = |part: Credits| part.share((view.refunded)(&period.invoice), period.total);
-        let before = periods.iter().rev().find(|other| other.start < period.start);
-        let Some(before) = before.filter(|_| period.credited > 0) else {
+        let Some(before) = period.cut_short(periods).filter(|_| period.credited > 0) else {
             let (rest, lost) = lost_of_replaced(part, period, view);
             return lost.plus(own(rest));
         };
@@ -1312,7 +1317,7 @@ fn lost_of_replaced(part: Credits, period: &Period, view: &View<'_>) -> (Credits
     for (id, credits) in &replaces.credits {
         let Some(item) = view.items.get(id) else { continue };
         let periods = item.periods(view);
-        let Some(before) = periods.iter().rfind(|before| before.start < period.start) else { continue };
+        let Some(before) = period.cut_short(&periods) else { continue };
         let share = part.share(*credits, replaces.charged).min(rest);
         rest = rest.minus(share);
         lost = lost.plus(item.lost_of_credited(share, before, &periods, view));
@@ -1359,13 +1364,8 @@ fn is_of_later_period(start: Timestamp, slice: &Slice, slices: &[Slice], periods
 /// Credits that were spent in a period that this period cut short, and that count as spent in this one: the
 /// share of this period's invoice that was not paid, or all of them if nothing was charged.
 fn carried(item: &Item, period: &Period, periods: &[Period], slices: &[Slice], view: &View<'_>) -> Credits {
-    let Some(place) = periods.iter().rposition(|other| other.start < period.start) else {
-        return Credits::ZERO;
-    };
-    let Some(before) = periods.get(place) else { return Credits::ZERO };
-    if before.end.is_some_and(|end| end <= period.start) {
-        return Credits::ZERO;
-    }
+    let Some(before) = period.cut_short(periods) else { return Credits::ZERO };
+    let Some(place) = periods.iter().position(|other| other == before) else { return Credits::ZERO };
     let earlier: Vec<Period> = periods.iter().filter(|other| other.start <= before.start).cloned().collect();
     let slice = slices.iter().rfind(|slice| slice.period == place);
     let months = slice.filter(|slice| slice.monthly).map(|_| cuts(before.start, before.end));

@@ -45,6 +45,55 @@ fn upgraded() -> Vec<Step> {
 
 const LATER: i64 = T + 3 * DAY;
 
+/// At the start of an unpaid period the plan is changed. The invoice of the change credits the unpaid period
+/// and not the one before it, so that its own payment paid for all of the new plan.
+#[test]
+fn a_period_that_has_ended_paid_for_nothing_of_the_next() {
+    let next = month(T);
+    let changed = |at: i64| {
+        vec![
+            shows(at, "active", &[item("si_1", "price_business", at, month(at))]),
+            bill(
+                at + 1,
+                "in_3",
+                "subscription_update",
+                &[
+                    flagged("si_1", "price_pro", -2000, at, month(at)),
+                    flagged("si_1", "price_business", 10_000, at, month(at)),
+                ],
+            ),
+            tie(at + 1, "in_3"),
+        ]
+    };
+    for (what, at, back, expect) in [
+        ("half", next, 4000, "business 10000 | si_1=10000"),
+        ("all", next, 8000, "business 0 | si_1=0"),
+        ("all, while the period before runs", next - 1, 8000, "business 4000 | si_1=4000"),
+    ] {
+        let given = [opened(), changed(at), vec![refunded(next + DAY, "pi_in_3", back)]].concat();
+        check_life(what, &given, expect);
+    }
+}
+
+/// Six changes, each with a period of its own: the first payment paid a part of the last period.
+#[test]
+fn the_first_payment_pays_a_share_of_a_period_after_six_changes() {
+    let mut given = opened();
+    for change in 1..=6 {
+        let (at, id) = (T + change * DAY, format!("in_change_{change}"));
+        let lines = [
+            flagged("si_1", "price_pro", -1900, at, month(at - DAY)),
+            line("si_1", "price_pro", 2000, at, month(at)),
+        ];
+        given.push(shows(at, "active", &[item("si_1", "price_pro", at, month(at))]));
+        given.push(bill(at + 1, &id, "subscription_update", &lines));
+        given.push(tie(at + 1, &id));
+    }
+    // Of 5000 credits, 0.95 to the sixth power are paid by the first payment, rounded down at each step.
+    given.push(refunded(T + 10 * DAY, "pi_in_1", 2000));
+    check_life("six changes", &given, "pro 1327 | si_1=1327");
+}
+
 #[test]
 fn a_refund_takes_its_share_of_the_total() {
     for (what, steps, expect) in [
