@@ -40,7 +40,7 @@ const MAX_BETWEEN: usize = 4;
 /// The maximum number of period starts of one item that no line has opened.
 const MAX_STARTS: usize = 16;
 /// The maximum number of periods before the current one that are kept; each was cut short by the next.
-const MAX_PREDECESSORS: usize = 4;
+const MAX_PREDECESSORS: usize = 8;
 /// A future line opens its period this long before the start.
 const OPENS_EARLY_SECONDS: i64 = 3_600;
 /// Stands for all that a period's payments paid.
