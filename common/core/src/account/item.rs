@@ -13,7 +13,7 @@
 //! ([`mod@super::slice`]); the bucket holds the credits of the current slice.
 
 use std::cmp::Ordering;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
@@ -84,6 +84,37 @@ pub struct Item {
     /// may have replaced one of them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     began: Option<Began>,
+    /// What of the dropped lines and starts may still end packs.
+    #[serde(default, skip_serializing_if = "Past::is_empty")]
+    past: Past,
+}
+
+/// Starts of lines and periods that are over. A line of a plan change ends packs like an opening if a period
+/// begins in its second, also if the one is heard long after the other.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Past {
+    /// Of periods.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    periods: BTreeSet<Timestamp>,
+    /// Of lines that charge a change to a plan whose periods end packs.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    charges: BTreeSet<Timestamp>,
+}
+
+impl Past {
+    fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// Keeps the newest starts at which packs may still end.
+    fn prune(&mut self, oldest_pack: Option<Timestamp>) {
+        for starts in [&mut self.periods, &mut self.charges] {
+            starts.retain(|start| oldest_pack.is_some_and(|pack| pack < *start));
+            while starts.len() > MAX_STARTS {
+                starts.pop_first();
+            }
+        }
+    }
 }
 
 /// A first period as far as it matters for what the item takes over of another one.
@@ -183,6 +214,11 @@ impl Line {
         self.flagged && self.amount >= 0
     }
 
+    /// Whether it ends packs if a period begins at its start.
+    fn ends_packs(&self) -> bool {
+        self.amount > 0 && self.terms.resets()
+    }
+
     fn opened_by(&self, now: Timestamp) -> bool {
         self.start.plus_seconds(-OPENS_EARLY_SECONDS) <= now.max(self.at)
     }
@@ -200,6 +236,9 @@ struct Sight {
     terms: Terms,
     #[serde(default, skip_serializing_if = "is_false")]
     trialing: bool,
+    /// When the trial ends.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    trial_end: Option<Timestamp>,
     digest: u32,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     before: Option<u32>,
@@ -236,9 +275,6 @@ struct Spent {
     #[serde(default, skip_serializing_if = "String::is_empty")]
     plan: String,
     credits: Credits,
-    /// When the trial ends.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    trial_end: Option<Timestamp>,
     /// Whether they were taken from the credits that the slice took over from the one before it.
     #[serde(default, skip_serializing_if = "is_false")]
     carried: bool,
@@ -305,6 +341,12 @@ impl Period {
         self.shown < self.start || self.end == other.end
     }
 
+    /// The last of some periods that began before it, if that had not ended when it began.
+    fn cut_short<'a>(&self, periods: &'a [Self]) -> Option<&'a Self> {
+        let before = periods.iter().rfind(|before| before.start < self.start);
+        before.filter(|before| before.end.is_none_or(|end| end > self.start))
+    }
+
     /// What counts as spent in it of what was spent in a period that it cut short: the share of its invoice
     /// that was not paid, or all if nothing was charged.
     pub(super) fn unpaid_share(&self, spent: Credits) -> Credits {
@@ -341,15 +383,11 @@ pub(super) struct View<'a> {
     /// The time of an import. Credits that were granted before it are part of the imported balance.
     pub imported_at: Option<Timestamp>,
     /// What the items that it replaced hand over to its first period.
-    /// The last of some periods that began before it, if that had not ended when it began.
-    fn cut_short<'a>(&self, periods: &'a [Self]) -> Option<&'a Self> {
-        let before = periods.iter().rfind(|before| before.start < self.start);
-        before.filter(|before| before.end.is_none_or(|end| end > self.start))
-    }
-
     pub handed: &'a Handed,
     /// Days after the last paid period for which carried credits stay.
     pub grace_days: i64,
+    /// When the oldest pack was bought that a period may still end.
+    pub oldest_pack: Option<Timestamp>,
     /// The current time.
     pub now: Timestamp,
 }
@@ -512,6 +550,7 @@ impl Item {
                 quantity: item.quantity,
                 terms,
                 trialing,
+                trial_end: item.end.filter(|_| trialing),
                 digest: snapshot.digest,
                 before: snapshot.before,
             };
@@ -553,7 +592,6 @@ impl Item {
         let seconds = self.sights.chunk_by_mut(|a, b| (a.start, a.at) == (b.start, b.at));
         seconds.for_each(|second| chain(second, &self.between));
     }
-                trial_end: item.end.filter(|_| trialing),
 
     fn fold_overdue(&mut self, start: Timestamp, at: Timestamp) {
         if !self.overdue.contains(&(start, at)) {
@@ -592,6 +630,8 @@ impl Item {
         self.free_prices.sort();
         self.free_prices.dedup();
         self.trial = self.trial.take().or(other.trial);
+        self.past.periods.extend(other.past.periods);
+        self.past.charges.extend(other.past.charges);
         for spent in other.spent {
             self.add_spent(spent);
         }
@@ -727,13 +767,22 @@ impl Item {
                 charged: most.charged.unwrap_or(most.amount),
                 replaces: most.replaces.clone(),
                 proven: opening.amount > 0 || self.is_free(opening),
-                resets: here().any(|line| line.terms.resets() && (line.amount > 0 || opens(&line))),
+                resets: here().any(|line| line.ends_packs() || (line.terms.resets() && opens(&line))),
             };
             let opens_at = start.plus_seconds(-OPENS_EARLY_SECONDS);
             periods.retain(|(before, _)| before.invoice != period.invoice || opens_at > before.at);
             periods.push((period, opening.opened_by(view.now)));
         }
         periods
+    }
+
+    /// When it ended packs, by a line that charges a change in the second in which a period began, if the line
+    /// or the period was dropped before the other arrived.
+    pub(super) fn past_resets(&self) -> impl Iterator<Item = Timestamp> {
+        let Past { periods, charges } = &self.past;
+        let late = self.lines.iter().filter(|line| line.ends_packs()).map(|line| line.start);
+        let late = late.chain(charges.iter().copied()).filter(|start| periods.contains(start));
+        late.chain(self.starts.iter().copied().filter(|start| charges.contains(start)))
     }
 
     /// A zero line opens a period if its price costs nothing, or if it is on the invoice of a renewal and no
@@ -1235,6 +1284,10 @@ impl Item {
             let imported = view.imported_at.map(|at| imported_period(at, &periods));
             let is_imported =
                 |start: Timestamp| imported.is_some_and(|(from, to)| start >= from && start < to);
+            let starts = periods.iter().filter(|period| period.start < from).map(|period| period.start);
+            self.past.periods.extend(starts.chain(self.starts.iter().copied().filter(|start| *start < from)));
+            let charges = self.lines.iter().filter(|line| line.start < from && line.ends_packs());
+            self.past.charges.extend(charges.map(|line| line.start));
             self.lines.retain(|line| {
                 let opens =
                     openings.iter().any(|(start, invoice)| *start == line.start && *invoice == line.invoice);
@@ -1257,6 +1310,7 @@ impl Item {
                 self.trial = None;
             }
         }
+        self.past.prune(view.oldest_pack);
         compress_sights(&mut self.sights);
         // What was before an import stays: it says what the imported period was worth.
         let is_later = |at: Timestamp| view.imported_at.is_none_or(|imported| at >= imported);

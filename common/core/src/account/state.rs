@@ -320,6 +320,12 @@ impl State {
             refunded: &refunded,
             refunded_at: &refunded_at,
             disputes: &self.disputes,
+            oldest_pack: self
+                .packs
+                .iter()
+                .map(|pack| pack.at)
+                .min()
+                .filter(|_| policy.addons == Addons::Reset),
             trial_counts: self.ended_at(subscription).is_none() && (first || policy.trials == Trials::Each),
             now,
         };
@@ -893,7 +899,9 @@ impl State {
                 pack.at = with.map(|opening| opening.start).fold(pack.at, Timestamp::max);
             }
             let resets = openings.iter().filter(|opening| opening.proven && opening.resets);
-            let newest = resets.map(|opening| opening.start).max();
+            let items = self.subscriptions.values().flat_map(|subscription| subscription.items.values());
+            let past = items.flat_map(Item::past_resets);
+            let newest = resets.map(|opening| opening.start).chain(past).max();
             self.reset_at = self.reset_at.max(newest);
             let reset_at = self.reset_at;
             self.packs.retain(|pack| Some(pack.at) >= reset_at);

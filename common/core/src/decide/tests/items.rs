@@ -1272,6 +1272,42 @@ fn openings_of_plans_reset_packs_and_those_of_seats_do_not() {
     check_life("at a discount of all", &discounted, "business 3000 | pack=1000 si_2=2000");
 }
 
+/// A charge in the second in which a period begins ends packs as an opening does, because either invoice may
+/// arrive first. It may also arrive when that period is over.
+#[test]
+fn a_charge_in_the_second_of_an_opening_ends_packs_also_when_the_period_is_over() {
+    let (start, next) = (T + MONTH, T + 3 * MONTH);
+    let seats_of = |id: &str, start: i64| {
+        let line = times(2, line("si_1", "price_team", 400, start, month(start)));
+        bill(start + 1, id, "subscription_cycle", &[line])
+    };
+    let charge = |start: i64| {
+        let lines = [flagged("si_1", "price_business", 7000, start, month(T + MONTH))];
+        bill(start + 2, "in_change", "subscription_update", &lines)
+    };
+    let shown = shows(start, "active", &[item("si_1", "price_business", start, month(start))]);
+    let (opening, renewal) = (|| seats_of("in_1", start), || seats_of("in_2", next));
+    let ended = |steps: &[Step]| Run::of(&[vec![pack(T, "cs_1")], steps.to_vec()].concat()).balance().get();
+    let (gone, kept) = (2000, 3000);
+    for (what, steps, expect) in [
+        ("in time", vec![charge(start), opening(), renewal()], gone),
+        ("after the next period", vec![opening(), renewal(), charge(start)], gone),
+        ("the opening after both", vec![renewal(), charge(start), opening()], gone),
+        ("a second later", vec![opening(), renewal(), charge(start + 1)], kept),
+        ("a snapshot shows the start, in time", vec![shown.clone(), charge(start), renewal()], gone),
+        ("the snapshot last", vec![charge(start), renewal(), shown.clone()], gone),
+        ("the snapshot first, the charge last", vec![shown.clone(), renewal(), charge(start)], gone),
+        ("no snapshot", vec![charge(start), renewal()], kept),
+    ] {
+        let first =
+            bill(T - MONTH, "in_0", "subscription_create", &[line("si_1", "price_pro", 2000, T - MONTH, T)]);
+        assert_eq!(ended(&steps), expect, "{what}");
+        assert_eq!(ended(&[vec![first], steps].concat()), expect, "{what}, after a first period");
+    }
+    let bought = [opening(), pack(start + DAY, "cs_2"), renewal(), charge(start)];
+    assert_eq!(ended(&bought), kept, "a pack that was bought after the start stays");
+}
+
 #[test]
 fn an_unknown_setup_fee_confirms_no_payment() {
     let confirmed = |lines: &[Value]| {
