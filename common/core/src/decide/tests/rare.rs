@@ -3,7 +3,8 @@
 use serde_json::json;
 
 use super::shapes::{
-    DAY, T, YEAR, bill, bill_with, check_life, end, flagged, item, line, month, once, shows, shows_with,
+    DAY, T, YEAR, bill, bill_with, check_life, end, flagged, item, line, month, once, reordered, seats,
+    shows, shows_with, times,
 };
 use super::{Run, Step, session};
 use crate::ledger::LedgerKey;
@@ -144,6 +145,7 @@ fn a_pause_that_ends_after_an_item_was_removed_grants_it_no_month() {
             [line("si_1", "price_pro_year", 20_000, T, year), line("si_2", "price_boost", 500, T, year)];
         vec![
             MONTHLY,
+            Step::Edit("credits = 300\n", "credits = 300\nrefill = \"month\"\n"),
             shows(T, "active", &[one(), other()]),
             bill(T + 1, "in_1", "subscription_create", &lines),
             Step::Spend(4000),
@@ -363,4 +365,83 @@ fn the_zero_line_of_an_item_that_came_later_does_not_date_the_removal_back() {
     let (subscription, item) = ("sub_1".parse().unwrap(), "si_1".parse().unwrap());
     let ended = run.account.state.item_ended_at(&subscription, &item);
     assert_eq!(ended, Some(Timestamp::from_unix(at)));
+}
+
+/// Two items take over from one, and the first of them renews until its first period is dropped. Of a yearly
+/// plan the period of a monthly item ends earlier, and snapshots may show the start of the old period.
+#[test]
+fn what_an_item_took_over_stays_with_it_after_its_first_period_is_dropped() {
+    let (at, year) = (T + 5 * DAY, T + YEAR);
+    let boost = || item("si_3", "price_boost", T, year);
+    for (what, first, later) in [
+        ("the same plan", ("price_pro", 1), ("price_pro", 1)),
+        ("another plan later", ("price_pro", 1), ("price_free", 1)),
+        ("fewer seats later", ("price_team", 5), ("price_team", 1)),
+    ] {
+        let of = |(price, count): (&str, u64), start: i64, end: i64| seats("si_2", price, count, start, end);
+        let mut given = vec![
+            shows(T, "active", &[item("si_1", "price_pro_year", T, year)]),
+            bill(T + 1, "in_1", "subscription_create", &[line("si_1", "price_pro_year", 20_000, T, year)]),
+            Step::Spend(4900),
+            shows(at, "active", &[of(first, T, month(T)), boost()]),
+            bill(
+                at + 2,
+                "in_2",
+                "subscription_update",
+                &[
+                    flagged("si_1", "price_pro_year", -15_000, at, year),
+                    times(first.1, flagged("si_2", first.0, 900, at, month(T))),
+                    flagged("si_3", "price_boost", 4000, at, year),
+                ],
+            ),
+        ];
+        let mut start = T;
+        for id in ["in_3", "in_4", "in_5"] {
+            start = month(start);
+            let renewed = times(later.1, line("si_2", later.0, 2000, start, month(start)));
+            given.push(shows(start, "active", &[of(later, start, month(start)), boost()]));
+            given.push(bill(start + 1, id, "subscription_cycle", &[renewed]));
+            for order in 0..3 {
+                let run = Run::of(&reordered(&given, order));
+                let all = end(&run);
+                assert!(all.ends_with(" si_3=300"), "{what}, {id}, order {order}: {all}: {}", run.summary());
+            }
+        }
+    }
+}
+
+/// The invoice of the swap charges nothing, so what was spent counts in whichever item takes it over.
+#[test]
+fn what_the_rest_of_a_month_took_over_is_not_taken_from_a_year_once_that_month_is_dropped() {
+    let (at, next) = (T + 10 * DAY, month(T));
+    let yearly = || item("si_3", "price_business", at, at + YEAR);
+    let monthly = |start: i64, end: i64| item("si_2", "price_pro", start, end);
+    let mut given = vec![
+        shows(T, "active", &[item("si_1", "price_pro", T, next)]),
+        bill(T + 1, "in_1", "subscription_create", &[line("si_1", "price_pro", 2000, T, next)]),
+        Step::Spend(4900),
+        shows(at, "active", &[monthly(at, next), yearly()]),
+        bill(
+            at + 2,
+            "in_2",
+            "subscription_update",
+            &[
+                flagged("si_1", "price_pro", -1300, at, next),
+                flagged("si_2", "price_pro", 500, at, next),
+                line("si_3", "price_business", 700, at, at + YEAR),
+            ],
+        ),
+    ];
+    assert_eq!(end(&Run::of(&given)), "business 20100 | si_1=0 si_2=100 si_3=20000");
+    let mut start = T;
+    for id in ["in_3", "in_4", "in_5"] {
+        start = month(start);
+        given.push(shows(start, "active", &[monthly(start, month(start)), yearly()]));
+        let renewed = line("si_2", "price_pro", 2000, start, month(start));
+        given.push(bill(start + 1, id, "subscription_cycle", &[renewed]));
+        for order in 0..3 {
+            let run = Run::of(&reordered(&given, order));
+            assert_eq!(end(&run), "business 25000 | si_1=0 si_2=5000 si_3=20000", "{id}, order {order}");
+        }
+    }
 }
