@@ -367,31 +367,42 @@ fn the_zero_line_of_an_item_that_came_later_does_not_date_the_removal_back() {
     assert_eq!(ended, Some(Timestamp::from_unix(at)));
 }
 
-/// Two items take over from one, and the first of them renews until its first period is dropped. Of a yearly
-/// plan the period of a monthly item ends earlier, and snapshots may show the start of the old period.
+/// Two items of one plan take over from one, and the first of them renews until its first period is dropped. Of a
+/// yearly plan the period of a monthly item ends earlier, and snapshots may show the start of the old period.
 #[test]
 fn what_an_item_took_over_stays_with_it_after_its_first_period_is_dropped() {
     let (at, year) = (T + 5 * DAY, T + YEAR);
-    let boost = || item("si_3", "price_boost", T, year);
-    for (what, first, later) in [
-        ("the same plan", ("price_pro", 1), ("price_pro", 1)),
-        ("another plan later", ("price_pro", 1), ("price_free", 1)),
-        ("fewer seats later", ("price_team", 5), ("price_team", 1)),
+    let (yearly, monthly) = (("price_pro_year", 1), ("price_pro", 1));
+    for (what, old, first, later, other, expect) in [
+        ("the same plan", yearly, monthly, monthly, yearly, "si_3=5000"),
+        ("another plan later", yearly, monthly, ("price_free", 1), yearly, "si_3=5000"),
+        (
+            "fewer seats later",
+            ("price_team", 5),
+            ("price_team", 5),
+            ("price_team", 1),
+            ("price_team", 3),
+            "si_3=3000",
+        ),
     ] {
-        let of = |(price, count): (&str, u64), start: i64, end: i64| seats("si_2", price, count, start, end);
+        let of =
+            |id: &str, (price, count): (&str, u64), start: i64, end: i64| seats(id, price, count, start, end);
+        let charge =
+            |id: &str, (price, count): (&str, u64), end: i64| times(count, flagged(id, price, 9000, at, end));
+        let bought = times(old.1, line("si_1", old.0, 20_000, T, year));
         let mut given = vec![
-            shows(T, "active", &[item("si_1", "price_pro_year", T, year)]),
-            bill(T + 1, "in_1", "subscription_create", &[line("si_1", "price_pro_year", 20_000, T, year)]),
+            shows(T, "active", &[of("si_1", old, T, year)]),
+            bill(T + 1, "in_1", "subscription_create", &[bought]),
             Step::Spend(4900),
-            shows(at, "active", &[of(first, T, month(T)), boost()]),
+            shows(at, "active", &[of("si_2", first, T, month(T)), of("si_3", other, T, year)]),
             bill(
                 at + 2,
                 "in_2",
                 "subscription_update",
                 &[
-                    flagged("si_1", "price_pro_year", -15_000, at, year),
-                    times(first.1, flagged("si_2", first.0, 900, at, month(T))),
-                    flagged("si_3", "price_boost", 4000, at, year),
+                    flagged("si_1", old.0, -15_000, at, year),
+                    charge("si_2", first, month(T)),
+                    charge("si_3", other, year),
                 ],
             ),
         ];
@@ -399,12 +410,13 @@ fn what_an_item_took_over_stays_with_it_after_its_first_period_is_dropped() {
         for id in ["in_3", "in_4", "in_5"] {
             start = month(start);
             let renewed = times(later.1, line("si_2", later.0, 2000, start, month(start)));
-            given.push(shows(start, "active", &[of(later, start, month(start)), boost()]));
+            let shown = [of("si_2", later, start, month(start)), of("si_3", other, T, year)];
+            given.push(shows(start, "active", &shown));
             given.push(bill(start + 1, id, "subscription_cycle", &[renewed]));
             for order in 0..3 {
                 let run = Run::of(&reordered(&given, order));
                 let all = end(&run);
-                assert!(all.ends_with(" si_3=300"), "{what}, {id}, order {order}: {all}: {}", run.summary());
+                assert!(all.ends_with(expect), "{what}, {id}, order {order}: {all}: {}", run.summary());
             }
         }
     }
