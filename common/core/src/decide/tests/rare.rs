@@ -457,3 +457,137 @@ fn what_the_rest_of_a_month_took_over_is_not_taken_from_a_year_once_that_month_i
         }
     }
 }
+
+/// An invoice may bill two periods of an item at once, as after a backdated start, or a period in advance. Of those
+/// that open at once, the latest counts, and nothing is left of the other that it could take over.
+#[test]
+fn of_two_periods_of_one_invoice_the_one_that_has_begun_last_opens() {
+    let half = Step::Edit(
+        "trial_credits = 2000\n",
+        "trial_credits = 2000\nrollover = { percent = 50, max = 2000, periods = 1 }\n",
+    );
+    let (next, after) = (month(T), month(month(T)));
+    let lines = [line("si_1", "price_pro", 2000, T, next), line("si_1", "price_pro", 2000, next, after)];
+    let billed = |at: i64, now: i64| {
+        let start = if now < next { T } else { next };
+        let shown = shows(T, "active", &[item("si_1", "price_pro", start, month(start))]);
+        let given = [half.clone(), shown, bill(at, "in_1", "subscription_create", &lines), Step::At(now)];
+        end(&Run::of(&given))
+    };
+    let backdated = "pro 5000 | si_1=5000";
+    assert_eq!(billed(next + 1, next + 2), backdated, "both have begun");
+    assert_eq!(billed(next - 3600, next + 2), backdated, "the second opens at once");
+    assert_eq!(billed(T + 1, T + 2), backdated, "the second is in advance");
+    assert_eq!(billed(T + 1, next), "pro 7000 | carried:si_1=2000 si_1=5000", "and follows the first");
+    assert_eq!(
+        billed(next - 3601, next),
+        "pro 7000 | carried:si_1=2000 si_1=5000",
+        "a second before it opens"
+    );
+}
+
+/// `billing_cycle_anchor = now` without a proration: the invoice credits nothing, and the customer's balance pays it.
+/// What was spent of the period that it cuts short counts in the new one.
+#[test]
+fn a_period_that_was_cut_short_without_a_credit_still_counts_after_the_next_event() {
+    let cut = T + 10 * DAY;
+    let shown = |at: i64| shows(at, "active", &[item("si_1", "price_pro", cut, month(cut))]);
+    let given = [
+        shows(T, "active", &[item("si_1", "price_pro", T, month(T))]),
+        bill(T + 1, "in_1", "subscription_create", &[line("si_1", "price_pro", 2000, T, month(T))]),
+        Step::Spend(1000),
+        shown(cut),
+        bill_with(
+            cut + 1,
+            "in_2",
+            "subscription_update",
+            &[line("si_1", "price_pro", 2000, cut, month(cut))],
+            json!({"amount_paid": 0}),
+        ),
+        shown(cut + DAY),
+        shown(cut + 2 * DAY),
+    ];
+    assert_eq!(end(&Run::of(&given)), "pro 4000 | si_1=4000");
+}
+
+/// The second of three periods that cut each other short is heard of last. Its payment paid a share of the third.
+#[test]
+fn a_credited_period_that_arrives_last_still_paid_its_share() {
+    let period = |start: i64, id: &str, credit: i64| {
+        let charged = line("si_1", "price_pro", 2000, start, month(start));
+        let credited = flagged("si_1", "price_pro", -credit, start, month(start) - 10 * DAY);
+        let lines = if credit == 0 { vec![charged] } else { vec![credited, charged] };
+        let reason = if credit == 0 { "subscription_create" } else { "subscription_update" };
+        [
+            shows(start, "active", &[item("si_1", "price_pro", start, month(start))]),
+            bill(start + 1, id, reason, &lines),
+            super::shapes::tie(start + 1, id),
+        ]
+    };
+    let [one, two, three] =
+        [period(T, "in_1", 0), period(T + 20 * DAY, "in_2", 1300), period(T + 40 * DAY, "in_3", 1000)];
+    let back = [super::refunded(T + 41 * DAY, "pi_in_2", 700)];
+    let given = [&one[..], &two, &three, &back].concat();
+    assert_eq!(end(&Run::of(&given)), "pro 4125 | si_1=4125");
+    let late = [&one[..], &three, &two, &back].concat();
+    assert_eq!(end(&Run::of(&late)), "pro 4125 | si_1=4125", "the second arrives last");
+}
+
+/// The next month is named only while nothing stops it, and the first month's credits end with that month.
+#[test]
+fn the_next_month_is_announced_unless_a_pause_a_dispute_or_a_refund_stops_it() {
+    let year = T + YEAR;
+    let shown = |at: i64, status: &str| shows(at, status, &[item("si_1", "price_pro_year", T, year)]);
+    let after = |step: Option<Step>| {
+        let mut given = vec![
+            MONTHLY,
+            shown(T, "active"),
+            bill(T + 1, "in_1", "subscription_create", &[line("si_1", "price_pro_year", 2000, T, year)]),
+            super::shapes::tie(T + 1, "in_1"),
+        ];
+        given.extend(step);
+        let run = Run::of(&given);
+        let all = run.account.state.buckets(&run.catalog.policy, run.now);
+        let until = all.lots.first().and_then(|lot| lot.until).map(Timestamp::unix);
+        assert_eq!(until, Some(months(1)), "the first month");
+        run.account.state.next_grant_at(&all, &run.catalog.policy, run.now).map(Timestamp::unix)
+    };
+    let Step::Event(dispute) = super::dispute("created", T + DAY, "pi_in_1", "needs_response") else {
+        panic!("no event")
+    };
+    let dispute = super::patched(dispute, &json!({"data": {"object": {"amount": 500}}}));
+    assert_eq!(after(None), Some(months(1)));
+    assert_eq!(after(Some(super::refunded(T + DAY, "pi_in_1", 500))), Some(months(1)), "a part");
+    assert_eq!(after(Some(super::refunded(T + DAY, "pi_in_1", 2000))), None, "all of it");
+    assert_eq!(after(Some(Step::Event(dispute))), None, "a dispute of a part");
+    assert_eq!(after(Some(shown(T + DAY, "paused"))), None);
+    assert_eq!(after(Some(shown(T + DAY, "canceled"))), None);
+}
+
+/// Of the states without access between two plans the newest four are kept.
+#[test]
+fn the_newest_four_states_between_two_plans_are_kept() {
+    let shown = |price: &str| json!({"data": [item("si_1", price, T, month(T))]});
+    let overdue = |day: i64, from: &str, to: &str| {
+        super::updated(
+            T + day * DAY,
+            json!({"status": "past_due", "items": shown(to)}),
+            json!({"items": shown(from)}),
+        )
+    };
+    let mut given = vec![
+        shows(T, "active", &[item("si_1", "price_pro", T, month(T))]),
+        bill(T + 1, "in_1", "subscription_create", &[line("si_1", "price_pro", 2000, T, month(T))]),
+    ];
+    for (day, kept) in [(1, 1), (2, 2), (3, 3), (4, 4), (5, 4), (6, 4), (7, 4)] {
+        let prices = if day % 2 == 0 { ["price_boost", "price_pro"] } else { ["price_pro", "price_boost"] };
+        given.push(overdue(day, prices[0], prices[1]));
+        let state = serde_json::to_value(&Run::of(&given).account.state).unwrap();
+        let between = state["subscriptions"]["sub_1"]["items"]["si_1"]["between"].as_array().unwrap();
+        assert_eq!(
+            (between.len(), between.last().unwrap()["at"].as_i64()),
+            (kept, Some(T + day * DAY)),
+            "{state}"
+        );
+    }
+}
