@@ -591,3 +591,22 @@ fn the_newest_four_states_between_two_plans_are_kept() {
         );
     }
 }
+
+#[test]
+fn free_credits_that_were_switched_off_come_back_in_the_month_that_runs() {
+    let given = [
+        free_credits("[policy]\nfree_credits = 200\n"),
+        vec![
+            Step::At(months(1) + 1),
+            Step::Spend(50),
+            Step::Edit("free_credits = 200\n", "free_credits = 0\n"),
+            Step::At(months(2) + 1),
+            Step::Grant(1),
+        ],
+    ]
+    .concat();
+    assert_eq!(end(&Run::of(&given)), "free 1 | grant=1 signup=0");
+    let again =
+        [given, vec![Step::Edit("free_credits = 0\n", "free_credits = 70\n"), Step::Grant(1)]].concat();
+    assert_eq!(end(&Run::of(&again)), "free 72 | grant=1 grant=1 signup=70");
+}
