@@ -610,3 +610,36 @@ fn free_credits_that_were_switched_off_come_back_in_the_month_that_runs() {
         [given, vec![Step::Edit("free_credits = 0\n", "free_credits = 70\n"), Step::Grant(1)]].concat();
     assert_eq!(end(&Run::of(&again)), "free 72 | grant=1 grant=1 signup=70");
 }
+
+/// A period cuts another one short, and an invoice charges a change within it.
+#[test]
+fn a_charge_counts_in_the_period_that_cut_another_one_short() {
+    let (cut, changed) = (T + 10 * DAY, T + 12 * DAY);
+    let year = |price: &str| item("si_1", price, cut, cut + YEAR);
+    let given = [
+        Step::Edit("[policy]\n", "[policy]\nplan_change = \"on_payment\"\n"),
+        shows(T, "active", &[item("si_1", "price_pro", T, month(T))]),
+        bill(T + 1, "in_1", "subscription_create", &[line("si_1", "price_pro", 2000, T, month(T))]),
+        shows(cut, "active", &[year("price_pro_year")]),
+        bill(
+            cut + 1,
+            "in_2",
+            "subscription_update",
+            &[
+                flagged("si_1", "price_pro", -1300, cut, month(T)),
+                line("si_1", "price_pro_year", 20_000, cut, cut + YEAR),
+            ],
+        ),
+        shows(changed, "active", &[year("price_business")]),
+        bill(
+            changed + 1,
+            "in_3",
+            "subscription_update",
+            &[
+                flagged("si_1", "price_pro_year", -19_000, changed, cut + YEAR),
+                flagged("si_1", "price_business", 90_000, changed, cut + YEAR),
+            ],
+        ),
+    ];
+    assert_eq!(end(&Run::of(&given)), "business 20000 | si_1=20000");
+}

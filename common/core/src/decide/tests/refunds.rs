@@ -524,6 +524,8 @@ fn refunded_access_ends_the_tier_when_all_of_the_period_is_back() {
     check_life("won", &life(vec![of("needs_response"), of("won")]), "pro 5000 | si_1=5000");
     let upgrade_only = life([upgraded(), vec![refunded(LATER, "pi_in_2", 7100)]].concat());
     check_life("of two payments one", &upgrade_only, "business 5000 | si_1=5000");
+    let opening_only = life([upgraded(), vec![refunded(LATER, "pi_in_1", 2000)]].concat());
+    check_life("of two payments the first", &opening_only, "business 15000 | si_1=15000");
     let both = vec![refunded(LATER, "pi_in_1", 2000), refunded(LATER, "pi_in_2", 7100)];
     check_life("of two payments both", &life([upgraded(), both].concat()), "free 0 | si_1=0");
 }
