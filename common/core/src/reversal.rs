@@ -371,4 +371,28 @@ mod tests {
             assert_eq!(fold(reversed), expect, "reversed and doubled: {events:?}");
         }
     }
+
+    /// A dispute's `created` is when it was opened
+    /// (<https://docs.stripe.com/api/disputes/object#dispute_object-created>). What reconcile reads at Stripe has
+    /// that time; an event is later.
+    #[test]
+    fn only_an_event_after_the_opening_says_when_a_dispute_was_closed() {
+        use DisputeStatus::{NeedsResponse, Won};
+        let at = Timestamp::from_unix;
+        let fold = |events: &[(i64, DisputeStatus)]| {
+            let mut reversal = Reversal::default();
+            for (second, status) in events {
+                let id = DisputeId::new("dp_1").unwrap();
+                reversal.fold(at(*second), ReversalEvent::Dispute(id, 9, status.clone(), Some(at(9))));
+            }
+            reversal.open_disputes()
+        };
+        assert_eq!(fold(&[(9, NeedsResponse), (20, Won)]), [(at(9), Some(at(20)))]);
+        assert_eq!(fold(&[(9, NeedsResponse), (20, Won), (9, Won)]), [(at(9), Some(at(20)))]);
+        assert_eq!(
+            fold(&[(9, NeedsResponse), (9, Won)]),
+            [(at(9), Some(at(9)))],
+            "when it ended is not known"
+        );
+    }
 }

@@ -4,8 +4,8 @@ use serde_json::json;
 
 use super::*;
 use crate::account::State;
-use crate::decide::tests::shapes::{T, another_subscription, bill, item, line, month, shows, tie};
-use crate::decide::tests::{Run, Step, invoice, refunded};
+use crate::decide::tests::shapes::{DAY, T, YEAR, another_subscription, bill, item, line, month, shows, tie};
+use crate::decide::tests::{Run, Step, dispute, invoice, patched, refunded};
 use crate::ids::UserId;
 
 const PRODUCT: Step = Step::Edit(
@@ -90,4 +90,28 @@ fn the_earliest_trial_of_both_accounts_counts_after_a_move() {
     let mut other = empty();
     other.state.first_trial = Some((Timestamp::from_unix(T + 5), "sub_2".parse().unwrap()));
     assert_eq!((first(T, &other), first(T + 9, &other)), (Some(0), Some(5)));
+}
+
+/// No month begins while a dispute of the year is open, also after a move.
+#[test]
+fn the_disputes_of_a_subscription_move_with_it() {
+    let (year, disputed) = (T + YEAR, Timestamp::from_unix(T).plus_months(1).unix() + DAY);
+    let Step::Event(opened) = dispute("created", disputed, "pi_in_1", "needs_response") else {
+        panic!("no event")
+    };
+    let run = Run::of(&[
+        Step::Edit("trial_credits = 2000\n", "trial_credits = 2000\nrefill = \"month\"\n"),
+        shows(T, "active", &[item("si_1", "price_pro_year", T, year)]),
+        bill(T + 1, "in_1", "subscription_create", &[line("si_1", "price_pro_year", 20_000, T, year)]),
+        tie(T + 1, "in_1"),
+        Step::Spend(1000),
+        Step::Event(patched(opened, &json!({"data": {"object": {"amount": 5000}}}))),
+    ]);
+    let (object, now) =
+        (MovedObject::Subscription("sub_1".parse().unwrap()), Timestamp::from_unix(disputed + 9));
+    let (gives, takes, _) = run.account.hand_over(&empty(), &object, "admin:ann", "k", &run.catalog, now);
+    let later = Timestamp::from_unix(T).plus_months(2);
+    let held = |state: &State| state.balance(&run.catalog.policy, later).get();
+    assert_eq!([held(&run.account.state), held(&takes.state), held(&gives.state)], [3750, 3750, 0]);
+    assert_eq!((takes.state.disputes.len(), gives.state.disputes.len()), (1, 0));
 }

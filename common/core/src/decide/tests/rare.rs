@@ -3,7 +3,8 @@
 use serde_json::json;
 
 use super::shapes::{
-    DAY, T, YEAR, bill, bill_with, check_life, end, flagged, item, line, month, once, shows, shows_with,
+    DAY, T, YEAR, bill, bill_with, check_life, end, flagged, item, line, month, once, reordered, seats,
+    shows, shows_with, times,
 };
 use super::{Run, Step, session};
 use crate::ledger::LedgerKey;
@@ -144,6 +145,7 @@ fn a_pause_that_ends_after_an_item_was_removed_grants_it_no_month() {
             [line("si_1", "price_pro_year", 20_000, T, year), line("si_2", "price_boost", 500, T, year)];
         vec![
             MONTHLY,
+            Step::Edit("credits = 300\n", "credits = 300\nrefill = \"month\"\n"),
             shows(T, "active", &[one(), other()]),
             bill(T + 1, "in_1", "subscription_create", &lines),
             Step::Spend(4000),
@@ -363,4 +365,281 @@ fn the_zero_line_of_an_item_that_came_later_does_not_date_the_removal_back() {
     let (subscription, item) = ("sub_1".parse().unwrap(), "si_1".parse().unwrap());
     let ended = run.account.state.item_ended_at(&subscription, &item);
     assert_eq!(ended, Some(Timestamp::from_unix(at)));
+}
+
+/// Two items of one plan take over from one, and the first of them renews until its first period is dropped. Of a
+/// yearly plan the period of a monthly item ends earlier, and snapshots may show the start of the old period.
+#[test]
+fn what_an_item_took_over_stays_with_it_after_its_first_period_is_dropped() {
+    let (at, year) = (T + 5 * DAY, T + YEAR);
+    let (yearly, monthly) = (("price_pro_year", 1), ("price_pro", 1));
+    for (what, old, first, later, other, expect) in [
+        ("the same plan", yearly, monthly, monthly, yearly, "si_3=5000"),
+        ("another plan later", yearly, monthly, ("price_free", 1), yearly, "si_3=5000"),
+        (
+            "fewer seats later",
+            ("price_team", 5),
+            ("price_team", 5),
+            ("price_team", 1),
+            ("price_team", 3),
+            "si_3=3000",
+        ),
+    ] {
+        let of =
+            |id: &str, (price, count): (&str, u64), start: i64, end: i64| seats(id, price, count, start, end);
+        let charge =
+            |id: &str, (price, count): (&str, u64), end: i64| times(count, flagged(id, price, 9000, at, end));
+        let bought = times(old.1, line("si_1", old.0, 20_000, T, year));
+        let mut given = vec![
+            shows(T, "active", &[of("si_1", old, T, year)]),
+            bill(T + 1, "in_1", "subscription_create", &[bought]),
+            Step::Spend(4900),
+            shows(at, "active", &[of("si_2", first, T, month(T)), of("si_3", other, T, year)]),
+            bill(
+                at + 2,
+                "in_2",
+                "subscription_update",
+                &[
+                    flagged("si_1", old.0, -15_000, at, year),
+                    charge("si_2", first, month(T)),
+                    charge("si_3", other, year),
+                ],
+            ),
+        ];
+        let mut start = T;
+        for id in ["in_3", "in_4", "in_5"] {
+            start = month(start);
+            let renewed = times(later.1, line("si_2", later.0, 2000, start, month(start)));
+            let shown = [of("si_2", later, start, month(start)), of("si_3", other, T, year)];
+            given.push(shows(start, "active", &shown));
+            given.push(bill(start + 1, id, "subscription_cycle", &[renewed]));
+            for order in 0..3 {
+                let run = Run::of(&reordered(&given, order));
+                let all = end(&run);
+                assert!(all.ends_with(expect), "{what}, {id}, order {order}: {all}: {}", run.summary());
+            }
+        }
+    }
+}
+
+/// The invoice of the swap charges nothing, so what was spent counts in whichever item takes it over.
+#[test]
+fn what_the_rest_of_a_month_took_over_is_not_taken_from_a_year_once_that_month_is_dropped() {
+    let (at, next) = (T + 10 * DAY, month(T));
+    let yearly = || item("si_3", "price_business", at, at + YEAR);
+    let monthly = |start: i64, end: i64| item("si_2", "price_pro", start, end);
+    let mut given = vec![
+        shows(T, "active", &[item("si_1", "price_pro", T, next)]),
+        bill(T + 1, "in_1", "subscription_create", &[line("si_1", "price_pro", 2000, T, next)]),
+        Step::Spend(4900),
+        shows(at, "active", &[monthly(at, next), yearly()]),
+        bill(
+            at + 2,
+            "in_2",
+            "subscription_update",
+            &[
+                flagged("si_1", "price_pro", -1300, at, next),
+                flagged("si_2", "price_pro", 500, at, next),
+                line("si_3", "price_business", 700, at, at + YEAR),
+            ],
+        ),
+    ];
+    assert_eq!(end(&Run::of(&given)), "business 20100 | si_1=0 si_2=100 si_3=20000");
+    let mut start = T;
+    for id in ["in_3", "in_4", "in_5"] {
+        start = month(start);
+        given.push(shows(start, "active", &[monthly(start, month(start)), yearly()]));
+        let renewed = line("si_2", "price_pro", 2000, start, month(start));
+        given.push(bill(start + 1, id, "subscription_cycle", &[renewed]));
+        for order in 0..3 {
+            let run = Run::of(&reordered(&given, order));
+            assert_eq!(end(&run), "business 25000 | si_1=0 si_2=5000 si_3=20000", "{id}, order {order}");
+        }
+    }
+}
+
+/// An invoice may bill two periods of an item at once, as after a backdated start, or a period in advance. Of those
+/// that open at once, the latest counts, and nothing is left of the other that it could take over.
+#[test]
+fn of_two_periods_of_one_invoice_the_one_that_has_begun_last_opens() {
+    let half = Step::Edit(
+        "trial_credits = 2000\n",
+        "trial_credits = 2000\nrollover = { percent = 50, max = 2000, periods = 1 }\n",
+    );
+    let (next, after) = (month(T), month(month(T)));
+    let lines = [line("si_1", "price_pro", 2000, T, next), line("si_1", "price_pro", 2000, next, after)];
+    let billed = |at: i64, now: i64| {
+        let start = if now < next { T } else { next };
+        let shown = shows(T, "active", &[item("si_1", "price_pro", start, month(start))]);
+        let given = [half.clone(), shown, bill(at, "in_1", "subscription_create", &lines), Step::At(now)];
+        end(&Run::of(&given))
+    };
+    let backdated = "pro 5000 | si_1=5000";
+    assert_eq!(billed(next + 1, next + 2), backdated, "both have begun");
+    assert_eq!(billed(next - 3600, next + 2), backdated, "the second opens at once");
+    assert_eq!(billed(T + 1, T + 2), backdated, "the second is in advance");
+    assert_eq!(billed(T + 1, next), "pro 7000 | carried:si_1=2000 si_1=5000", "and follows the first");
+    assert_eq!(
+        billed(next - 3601, next),
+        "pro 7000 | carried:si_1=2000 si_1=5000",
+        "a second before it opens"
+    );
+}
+
+/// `billing_cycle_anchor = now` without a proration: the invoice credits nothing, and the customer's balance pays it.
+/// What was spent of the period that it cuts short counts in the new one.
+#[test]
+fn a_period_that_was_cut_short_without_a_credit_still_counts_after_the_next_event() {
+    let cut = T + 10 * DAY;
+    let shown = |at: i64| shows(at, "active", &[item("si_1", "price_pro", cut, month(cut))]);
+    let given = [
+        shows(T, "active", &[item("si_1", "price_pro", T, month(T))]),
+        bill(T + 1, "in_1", "subscription_create", &[line("si_1", "price_pro", 2000, T, month(T))]),
+        Step::Spend(1000),
+        shown(cut),
+        bill_with(
+            cut + 1,
+            "in_2",
+            "subscription_update",
+            &[line("si_1", "price_pro", 2000, cut, month(cut))],
+            json!({"amount_paid": 0}),
+        ),
+        shown(cut + DAY),
+        shown(cut + 2 * DAY),
+    ];
+    assert_eq!(end(&Run::of(&given)), "pro 4000 | si_1=4000");
+}
+
+/// The second of three periods that cut each other short is heard of last. Its payment paid a share of the third.
+#[test]
+fn a_credited_period_that_arrives_last_still_paid_its_share() {
+    let period = |start: i64, id: &str, credit: i64| {
+        let charged = line("si_1", "price_pro", 2000, start, month(start));
+        let credited = flagged("si_1", "price_pro", -credit, start, month(start) - 10 * DAY);
+        let lines = if credit == 0 { vec![charged] } else { vec![credited, charged] };
+        let reason = if credit == 0 { "subscription_create" } else { "subscription_update" };
+        [
+            shows(start, "active", &[item("si_1", "price_pro", start, month(start))]),
+            bill(start + 1, id, reason, &lines),
+            super::shapes::tie(start + 1, id),
+        ]
+    };
+    let [one, two, three] =
+        [period(T, "in_1", 0), period(T + 20 * DAY, "in_2", 1300), period(T + 40 * DAY, "in_3", 1000)];
+    let back = [super::refunded(T + 41 * DAY, "pi_in_2", 700)];
+    let given = [&one[..], &two, &three, &back].concat();
+    assert_eq!(end(&Run::of(&given)), "pro 4125 | si_1=4125");
+    let late = [&one[..], &three, &two, &back].concat();
+    assert_eq!(end(&Run::of(&late)), "pro 4125 | si_1=4125", "the second arrives last");
+}
+
+/// The next month is named only while nothing stops it, and the first month's credits end with that month.
+#[test]
+fn the_next_month_is_announced_unless_a_pause_a_dispute_or_a_refund_stops_it() {
+    let year = T + YEAR;
+    let shown = |at: i64, status: &str| shows(at, status, &[item("si_1", "price_pro_year", T, year)]);
+    let after = |step: Option<Step>| {
+        let mut given = vec![
+            MONTHLY,
+            shown(T, "active"),
+            bill(T + 1, "in_1", "subscription_create", &[line("si_1", "price_pro_year", 2000, T, year)]),
+            super::shapes::tie(T + 1, "in_1"),
+        ];
+        given.extend(step);
+        let run = Run::of(&given);
+        let all = run.account.state.buckets(&run.catalog.policy, run.now);
+        let until = all.lots.first().and_then(|lot| lot.until).map(Timestamp::unix);
+        assert_eq!(until, Some(months(1)), "the first month");
+        run.account.state.next_grant_at(&all, &run.catalog.policy, run.now).map(Timestamp::unix)
+    };
+    let Step::Event(dispute) = super::dispute("created", T + DAY, "pi_in_1", "needs_response") else {
+        panic!("no event")
+    };
+    let dispute = super::patched(dispute, &json!({"data": {"object": {"amount": 500}}}));
+    assert_eq!(after(None), Some(months(1)));
+    assert_eq!(after(Some(super::refunded(T + DAY, "pi_in_1", 500))), Some(months(1)), "a part");
+    assert_eq!(after(Some(super::refunded(T + DAY, "pi_in_1", 2000))), None, "all of it");
+    assert_eq!(after(Some(Step::Event(dispute))), None, "a dispute of a part");
+    assert_eq!(after(Some(shown(T + DAY, "paused"))), None);
+    assert_eq!(after(Some(shown(T + DAY, "canceled"))), None);
+}
+
+/// Of the states without access between two plans the newest four are kept.
+#[test]
+fn the_newest_four_states_between_two_plans_are_kept() {
+    let shown = |price: &str| json!({"data": [item("si_1", price, T, month(T))]});
+    let overdue = |day: i64, from: &str, to: &str| {
+        super::updated(
+            T + day * DAY,
+            json!({"status": "past_due", "items": shown(to)}),
+            json!({"items": shown(from)}),
+        )
+    };
+    let mut given = vec![
+        shows(T, "active", &[item("si_1", "price_pro", T, month(T))]),
+        bill(T + 1, "in_1", "subscription_create", &[line("si_1", "price_pro", 2000, T, month(T))]),
+    ];
+    for (day, kept) in [(1, 1), (2, 2), (3, 3), (4, 4), (5, 4), (6, 4), (7, 4)] {
+        let prices = if day % 2 == 0 { ["price_boost", "price_pro"] } else { ["price_pro", "price_boost"] };
+        given.push(overdue(day, prices[0], prices[1]));
+        let state = serde_json::to_value(&Run::of(&given).account.state).unwrap();
+        let between = state["subscriptions"]["sub_1"]["items"]["si_1"]["between"].as_array().unwrap();
+        assert_eq!(
+            (between.len(), between.last().unwrap()["at"].as_i64()),
+            (kept, Some(T + day * DAY)),
+            "{state}"
+        );
+    }
+}
+
+#[test]
+fn free_credits_that_were_switched_off_come_back_in_the_month_that_runs() {
+    let given = [
+        free_credits("[policy]\nfree_credits = 200\n"),
+        vec![
+            Step::At(months(1) + 1),
+            Step::Spend(50),
+            Step::Edit("free_credits = 200\n", "free_credits = 0\n"),
+            Step::At(months(2) + 1),
+            Step::Grant(1),
+        ],
+    ]
+    .concat();
+    assert_eq!(end(&Run::of(&given)), "free 1 | grant=1 signup=0");
+    let again =
+        [given, vec![Step::Edit("free_credits = 0\n", "free_credits = 70\n"), Step::Grant(1)]].concat();
+    assert_eq!(end(&Run::of(&again)), "free 72 | grant=1 grant=1 signup=70");
+}
+
+/// A period cuts another one short, and an invoice charges a change within it.
+#[test]
+fn a_charge_counts_in_the_period_that_cut_another_one_short() {
+    let (cut, changed) = (T + 10 * DAY, T + 12 * DAY);
+    let year = |price: &str| item("si_1", price, cut, cut + YEAR);
+    let given = [
+        Step::Edit("[policy]\n", "[policy]\nplan_change = \"on_payment\"\n"),
+        shows(T, "active", &[item("si_1", "price_pro", T, month(T))]),
+        bill(T + 1, "in_1", "subscription_create", &[line("si_1", "price_pro", 2000, T, month(T))]),
+        shows(cut, "active", &[year("price_pro_year")]),
+        bill(
+            cut + 1,
+            "in_2",
+            "subscription_update",
+            &[
+                flagged("si_1", "price_pro", -1300, cut, month(T)),
+                line("si_1", "price_pro_year", 20_000, cut, cut + YEAR),
+            ],
+        ),
+        shows(changed, "active", &[year("price_business")]),
+        bill(
+            changed + 1,
+            "in_3",
+            "subscription_update",
+            &[
+                flagged("si_1", "price_pro_year", -19_000, changed, cut + YEAR),
+                flagged("si_1", "price_business", 90_000, changed, cut + YEAR),
+            ],
+        ),
+    ];
+    assert_eq!(end(&Run::of(&given)), "business 20000 | si_1=20000");
 }

@@ -474,6 +474,45 @@ fn a_refund_that_comes_with_its_document_is_stored_with_the_payment() {
     assert_eq!(applied.payments["pi_in_1"].reversal.amount(), 2000);
 }
 
+/// Of a dispute that was won before its payment is linked, the link keeps when it was open: no month began then.
+#[test]
+fn a_dispute_that_was_won_before_its_payment_is_linked_still_stops_the_months() {
+    let read = |step: &Step| {
+        let Step::Event(event) = step else { panic!("{step:?}") };
+        crate::event::read(event.to_string().as_bytes()).unwrap()
+    };
+    let months = |k: u32| Timestamp::from_unix(T).plus_months(k).unix();
+    let run = Run::of(&[
+        Step::Edit("trial_credits = 2000\n", "trial_credits = 2000\nrefill = \"month\"\n"),
+        shows(T, "active", &[item("si_1", "price_pro", T, T + YEAR)]),
+        bill(T + 1, "in_1", "subscription_create", &[line("si_1", "price_pro", 20_000, T, T + YEAR)]),
+        Step::Spend(4000),
+    ]);
+    let opened = dispute("created", months(1) - DAY, "pi_in_1", "needs_response");
+    let won = dispute("closed", months(1) + 9 * DAY, "pi_in_1", "won");
+    let left = |disputes: &[&Step]| {
+        let mut record = PaymentRecord::default();
+        for step in disputes {
+            let event = read(step);
+            record = crate::decide::joined_payment(&event, &Payments::from([("pi_in_1".to_owned(), record)]))
+                .unwrap()
+                .1;
+        }
+        let payments = Payments::from([("pi_in_1".to_owned(), record)]);
+        let now = Timestamp::from_unix(months(1) + 10 * DAY);
+        let Outcome::Apply(applied) =
+            decide(&run.account, &read(&tie(T + 1, "in_1")), &payments, &run.catalog, now)
+        else {
+            panic!("the payment is linked")
+        };
+        let state = &applied.change.state;
+        let since = state.buckets(&run.catalog.policy, now).lots.iter().filter_map(|lot| lot.since).max();
+        since.map(|since| since.unix() - T)
+    };
+    assert_eq!(left(&[]), Some(months(1) - T));
+    assert_eq!(left(&[&opened, &won]), Some(months(1) + 9 * DAY - T), "granted when it was won");
+}
+
 #[test]
 fn refunded_access_ends_the_tier_when_all_of_the_period_is_back() {
     let end = Step::Edit("[policy]\n", "[policy]\nrefunded_access = \"end\"\n");
@@ -485,6 +524,8 @@ fn refunded_access_ends_the_tier_when_all_of_the_period_is_back() {
     check_life("won", &life(vec![of("needs_response"), of("won")]), "pro 5000 | si_1=5000");
     let upgrade_only = life([upgraded(), vec![refunded(LATER, "pi_in_2", 7100)]].concat());
     check_life("of two payments one", &upgrade_only, "business 5000 | si_1=5000");
+    let opening_only = life([upgraded(), vec![refunded(LATER, "pi_in_1", 2000)]].concat());
+    check_life("of two payments the first", &opening_only, "business 15000 | si_1=15000");
     let both = vec![refunded(LATER, "pi_in_1", 2000), refunded(LATER, "pi_in_2", 7100)];
     check_life("of two payments both", &life([upgraded(), both].concat()), "free 0 | si_1=0");
 }
