@@ -297,19 +297,19 @@ class User:
         lots = [Lot(key, item, left, segment.due, segment.end, False, True)]
         last_end = opening.end + self.policy["past_due_grace_days"] * DAY
         for n, segment, left, plan in rollovers[:-1]:
-            rule, following = self.catalog.plans[plan].get("rollover", {}), segments[n + 1]
-            if not rule.get("percent") or (following.k == 0 and following.opening.credits):
+            rule, new = self.catalog.plans[plan].get("rollover", {}), segments[n + 1]
+            if not rule.get("percent") or not new.k and new.opening.credits and new.due < segment.opening.end:
                 continue
             carried = then = min(left * rule["percent"] // 100, rule.get("max", 0))
             after = n + 1 + rule.get("periods", 1)
             ends = segments[after].due if after < len(segments) else last_end
             if not self.all_refunded(segment.opening, self.now):
-                then = self.fill(segment.opening, carried, following.due)
-            key = ("rollover", item, following.opening.start, following.k)
+                then = self.fill(segment.opening, carried, new.due)
+            key = ("rollover", item, new.opening.start, new.k)
             carry = carried - then + self.fill(segment.opening, carried, self.now)
             if ends > self.now:
                 carry = max(carry, self.spent.get(key, 0))
-                lots.append(self.lot(key, "rollover " + item, carry, following.due, ends, plan=True))
+                lots.append(self.lot(key, "rollover " + item, carry, new.due, ends, plan=True))
         return [lot._replace(left=0) for lot in lots] if self.is_over(item, sub) else lots
 
     def trial_of(self, item, sub):

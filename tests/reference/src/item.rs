@@ -567,6 +567,11 @@ impl<'a> Item<'a> {
     /// when.
     pub fn rollover(&self, unit: usize, grace: i64) -> (i64, i64) {
         let (last, u) = (&self.units[unit - 1], &self.units[unit]);
+        // What an invoice pays back of a period that it cuts short is not also carried over.
+        let (from, to) = (&self.periods[last.period], &self.periods[u.period]);
+        if last.period != u.period && to.credits > 0 && from.end > to.start {
+            return (0, u.granted);
+        }
         let rule = self.counted(last).0;
         let left = self.content(unit - 1, u.start).1;
         let carry = (left * rule.rollover("percent", 0) / 100).min(rule.rollover("max", 0));

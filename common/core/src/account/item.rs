@@ -342,7 +342,7 @@ impl Period {
     }
 
     /// The last of some periods that began before it, if that had not ended when it began.
-    fn cut_short<'a>(&self, periods: &'a [Self]) -> Option<&'a Self> {
+    pub(super) fn cut_short<'a>(&self, periods: &'a [Self]) -> Option<&'a Self> {
         let before = periods.iter().rfind(|before| before.start < self.start);
         before.filter(|before| before.end.is_none_or(|end| end > self.start))
     }

@@ -105,8 +105,10 @@ impl Item {
             let ends = runs.iter().rfind(|run| run.at.is_none_or(|at| at < slice.since));
             let Some(rollover) = ends.and_then(|run| run.terms.rollover) else { continue };
             let openings_since = u64::try_from(last - place).unwrap_or(u64::MAX);
-            // If the invoice pays back unused time, that time's credits are not also carried over.
-            let is_paid_back = before.period != slice.period && to.credited > 0;
+            // If the invoice pays back unused time, that time's credits are not also carried over. Of a period
+            // that has ended, it credits only what it charges again for a change.
+            let is_paid_back =
+                before.period != slice.period && to.credited > 0 && to.cut_short(periods).is_some();
             let is_imported = view.imported_at.is_some_and(|at| slice.since < at);
             if openings_since >= rollover.periods || is_paid_back || is_imported {
                 continue;

@@ -436,6 +436,43 @@ fn the_next_period_takes_over_a_part_of_what_was_left() {
     check_life("after it", &at(grace), "pro 5000 | carried:si_1=0 si_1=5000");
 }
 
+/// `create_prorations`, Stripe's default: a change waits for the renewal, whose invoice then credits time of
+/// the period that is over and charges it again. That pays nothing back, so credits are carried over as if the
+/// change had been charged at once.
+#[test]
+fn a_change_that_the_renewal_charges_keeps_what_is_carried_over() {
+    let (change, next) = (T + 10 * DAY, month(T));
+    let half = "credits = 20000\nrollover = { percent = 50, max = 90000, periods = 1 }\n";
+    let changed = || {
+        vec![
+            flagged("si_1", "price_pro", -1333, change, next),
+            flagged("si_1", "price_business", 5333, change, next),
+        ]
+    };
+    let renewed = || line("si_1", "price_business", 8000, next, month(next));
+    let shown =
+        |at: i64, start: i64| shows(at, "active", &[item("si_1", "price_business", start, month(start))]);
+    let first = vec![
+        Step::Edit("credits = 20000\n", half),
+        shows(T, "active", &[item("si_1", "price_pro", T, next)]),
+        bill(T + 1, "in_1", "subscription_create", &[line("si_1", "price_pro", 2000, T, next)]),
+        shown(change, T),
+    ];
+    let at_once = vec![
+        bill(change + 1, "in_2", "subscription_update", &changed()),
+        shown(next, next),
+        bill(next + 1, "in_3", "subscription_cycle", &[renewed()]),
+    ];
+    let waits = vec![
+        shown(next, next),
+        bill(next + 1, "in_2", "subscription_cycle", &[changed(), vec![renewed()]].concat()),
+    ];
+    for (what, steps) in [("charged at once", at_once), ("charged by the renewal", waits)] {
+        let expect = "business 30000 | carried:si_1=10000 si_1=20000";
+        check_life(what, &life(&[&first, &steps]), expect);
+    }
+}
+
 #[test]
 fn unused_time_that_an_invoice_pays_back_is_not_carried_over_too() {
     let at = T + 10 * DAY;
