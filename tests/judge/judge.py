@@ -203,7 +203,7 @@ class User:
         lines = [line for line in lines if line.start == opening.start and opening.item not in gone]
         charged = sum(line.amount for line in lines if line.amount > 0 and line.item not in gone)
         credits.update({i: -sum(n.amount for n in lines if n.item == i) for i in sorted(gone - billed)})
-        old = {i: [o for o in self.openings[i] if o.start < opening.start] for i in credits if credits[i] > 0}
+        old = {i: [o for o in self.openings[i] if o.start <= opening.start] for i in credits if credits[i] > 0}
         return [(o, credits[i], charged) for i in old for o in old[i][-1:] if charged and o.end > opening.start]
 
     def fill(self, opening, worth, at):

@@ -543,7 +543,7 @@ impl<'a> Item<'a> {
         let gone = named.iter().filter(|id| !is_billed(id) && sum(id, Some(p.start), -1) > 0);
         let known = gone.filter_map(|id| {
             let item = items.iter().find(|i| i.id == *id)?;
-            let period = item.periods.iter().rposition(|q| q.start < p.start)?;
+            let period = item.periods.iter().rposition(|q| q.start <= p.start)?;
             if item.periods[period].end <= p.start {
                 return None;
             }

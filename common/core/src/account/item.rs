@@ -1371,7 +1371,13 @@ fn lost_of_replaced(part: Credits, period: &Period, view: &View<'_>) -> (Credits
     for (id, credits) in &replaces.credits {
         let Some(item) = view.items.get(id) else { continue };
         let periods = item.periods(view);
-        let Some(before) = period.cut_short(&periods) else { continue };
+        // The replaced item's period may begin in the second of the change.
+        let order = |one: &Period| (one.at, one.invoice.clone());
+        let at_once = |one: &&Period| {
+            one.start == period.start && (one.replaces.is_none() || order(one) < order(period))
+        };
+        let before = periods.iter().rfind(at_once).or_else(|| period.cut_short(&periods));
+        let Some(before) = before else { continue };
         let share = part.share(*credits, replaces.charged).min(rest);
         rest = rest.minus(share);
         lost = lost.plus(item.lost_of_credited(share, before, &periods, view));

@@ -75,6 +75,34 @@ fn a_period_that_has_ended_paid_for_nothing_of_the_next() {
     }
 }
 
+/// An app swaps items and charges from the start of the period that was just paid (`proration_date`).
+#[test]
+fn a_swap_from_the_start_of_a_paid_period_credits_that_period() {
+    let next = month(T);
+    let lines = [
+        flagged("si_1", "price_pro", -2000, next, month(next)),
+        flagged("si_2", "price_business", 8000, next, month(next)),
+    ];
+    let given = vec![
+        shows(next - 1, "active", &[plan("price_pro")]),
+        bill(next, "in_2", "subscription_cycle", &[line("si_1", "price_pro", 2000, next, month(next))]),
+        tie(next, "in_2"),
+        shows(next + 600, "active", &[item("si_2", "price_business", next, month(next))]),
+        bill(next + 601, "in_3", "subscription_update", &lines),
+        tie(next + 601, "in_3"),
+    ];
+    let back = |payment: &str, amount: i64| refunded(next + DAY, payment, amount);
+    for (what, steps, expect) in [
+        ("nothing", vec![], "business 20000 | si_1=0 si_2=20000"),
+        ("the renewal", vec![back("pi_in_2", 2000)], "business 15000 | si_1=0 si_2=15000"),
+        ("the swap", vec![back("pi_in_3", 6000)], "business 5000 | si_1=0 si_2=5000"),
+        ("both", vec![back("pi_in_2", 2000), back("pi_in_3", 6000)], "business 0 | si_1=0 si_2=0"),
+        ("the month before", vec![back("pi_in_1", 2000)], "business 20000 | si_1=0 si_2=20000"),
+    ] {
+        check_life(what, &[opened(), given.clone(), steps].concat(), expect);
+    }
+}
+
 /// Six changes, each with a period of its own: the first payment paid a part of the last period.
 #[test]
 fn the_first_payment_pays_a_share_of_a_period_after_six_changes() {
