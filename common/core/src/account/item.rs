@@ -99,6 +99,9 @@ struct Past {
     /// Of lines that charge a change to a plan whose periods end packs.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     charges: BTreeSet<Timestamp>,
+    /// Of periods that end packs and that a renewal's zero line opened. A late `trialing` snapshot closes one.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    unproven: BTreeSet<Timestamp>,
 }
 
 impl Past {
@@ -108,7 +111,7 @@ impl Past {
 
     /// Keeps the newest starts at which packs may still end.
     fn prune(&mut self, oldest_pack: Option<Timestamp>) {
-        for starts in [&mut self.periods, &mut self.charges] {
+        for starts in [&mut self.periods, &mut self.charges, &mut self.unproven] {
             starts.retain(|start| oldest_pack.is_some_and(|pack| pack < *start));
             while starts.len() > MAX_STARTS {
                 starts.pop_first();
@@ -520,6 +523,9 @@ impl Item {
             self.free_prices.sort();
         }
         let trialing = snapshot.status == SubscriptionStatus::Trialing;
+        if trialing {
+            self.past.unproven.remove(&start);
+        }
         let Some(terms) = item.terms.clone() else { return };
         if trialing {
             let trial = Trial {
@@ -632,6 +638,7 @@ impl Item {
         self.trial = self.trial.take().or(other.trial);
         self.past.periods.extend(other.past.periods);
         self.past.charges.extend(other.past.charges);
+        self.past.unproven.extend(other.past.unproven);
         for spent in other.spent {
             self.add_spent(spent);
         }
@@ -779,10 +786,17 @@ impl Item {
     /// When it ended packs, by a line that charges a change in the second in which a period began, if the line
     /// or the period was dropped before the other arrived.
     pub(super) fn past_resets(&self) -> impl Iterator<Item = Timestamp> {
-        let Past { periods, charges } = &self.past;
+        let Past { periods, charges, .. } = &self.past;
         let late = self.lines.iter().filter(|line| line.ends_packs()).map(|line| line.start);
         let late = late.chain(charges.iter().copied()).filter(|start| periods.contains(start));
         late.chain(self.starts.iter().copied().filter(|start| charges.contains(start)))
+    }
+
+    /// When its newest period began that ends packs and that a late `trialing` snapshot may still close.
+    pub(super) fn unproven_reset(&self, view: &View<'_>) -> Option<Timestamp> {
+        let unproven = |period: &Period| !period.proven && period.resets;
+        let starts = self.periods(view).into_iter().filter(unproven).map(|period| period.start);
+        starts.chain(self.past.unproven.iter().copied()).max()
     }
 
     /// A zero line opens a period if its price costs nothing, or if it is on the invoice of a renewal and no
@@ -1286,6 +1300,9 @@ impl Item {
                 |start: Timestamp| imported.is_some_and(|(from, to)| start >= from && start < to);
             let starts = periods.iter().filter(|period| period.start < from).map(|period| period.start);
             self.past.periods.extend(starts.chain(self.starts.iter().copied().filter(|start| *start < from)));
+            let unproven =
+                periods.iter().filter(|period| period.start < from && period.resets && !period.proven);
+            self.past.unproven.extend(unproven.map(|period| period.start));
             let charges = self.lines.iter().filter(|line| line.start < from && line.ends_packs());
             self.past.charges.extend(charges.map(|line| line.start));
             self.lines.retain(|line| {
@@ -1296,7 +1313,12 @@ impl Item {
             });
             // The line of a period that carries over may arrive after its snapshots.
             let oldest = if carried > 0 { from } else { oldest };
-            self.sights.retain(|sight| sight.start >= oldest || is_imported(sight.start));
+            // A trial's zero line would open a period if the trial were forgotten.
+            let is_of_trial = |sight: &Sight| {
+                sight.trialing && self.lines.iter().any(|line| line.amount == 0 && line.start == sight.start)
+            };
+            self.sights
+                .retain(|sight| sight.start >= oldest || is_imported(sight.start) || is_of_trial(sight));
             self.between.retain(|between| between.at >= oldest);
             let flagged =
                 |start: &Timestamp| self.lines.iter().any(|line| line.flagged && line.start == *start);

@@ -482,7 +482,7 @@ impl State {
         }
         let unproven = || periods_of_plans(&items).filter(|period| !period.proven);
         let paid_since = self.paid_since.into_iter().chain(unproven().map(|period| period.start)).min();
-        let reset_at = self.unproven_reset(&items, policy);
+        let reset_at = if self.packs.is_empty() { None } else { self.unproven_reset(policy, now) };
         let mut all = Buckets { items, derived, paid_since, ..Buckets::default() };
         lots.extend(self.signup_lot(&mut all, policy, now));
         lots.extend(self.import.as_ref().map(Import::lot));
@@ -768,19 +768,21 @@ impl State {
 
     /// Start of the newest period that ends add-ons and that a late `trialing` snapshot may still close.
     /// Packs from before it stay in the account, with no credits left.
-    fn unproven_reset(
-        &self,
-        items: &BTreeMap<(SubscriptionId, ItemId), Bucket>,
-        policy: &Policy,
-    ) -> Option<Timestamp> {
-        let periods = items.values().filter_map(|bucket| bucket.period.as_ref());
-        let unproven = periods.filter(|period| !period.proven && period.resets);
-        unproven.map(|period| period.start).max().filter(|_| policy.addons == Addons::Reset)
+    fn unproven_reset(&self, policy: &Policy, now: Timestamp) -> Option<Timestamp> {
+        if policy.addons == Addons::Keep {
+            return None;
+        }
+        let of = |(id, one): (&SubscriptionId, &Arc<Subscription>)| {
+            self.view(id, one, policy, now, |view| {
+                one.items.values().filter_map(|item| item.unproven_reset(view)).max()
+            })
+        };
+        self.subscriptions.iter().filter_map(of).max()
     }
 
     /// The newest start of a period that ends add-ons.
     pub(super) fn newest_reset(&self, policy: &Policy, now: Timestamp) -> Option<Timestamp> {
-        self.reset_at.max(self.unproven_reset(&self.buckets(policy, now).items, policy))
+        self.reset_at.max(self.unproven_reset(policy, self.time(now)))
     }
 
     /// When an item ended: with its subscription, with the deletion of its customer, or by its removal.

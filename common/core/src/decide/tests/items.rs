@@ -1308,6 +1308,37 @@ fn a_charge_in_the_second_of_an_opening_ends_packs_also_when_the_period_is_over(
     assert_eq!(ended(&bought), kept, "a pack that was bought after the start stays");
 }
 
+/// A renewal at a discount of all ends packs for good, also when seats replace the plan afterwards.
+#[test]
+fn a_renewal_that_cost_nothing_ends_packs_for_good() {
+    let (end, next) = (T + MONTH, T + 2 * MONTH);
+    let plan = |start: i64| item("si_1", "price_business", start, month(start));
+    let team = |id: &str, amount: i64, start: i64| {
+        let lines = [times(2, line("si_1", "price_team", amount, start, month(start)))];
+        let shown = seats("si_1", "price_team", 2, start, month(start));
+        vec![shows(start, "active", &[shown]), bill(start + 1, id, "subscription_cycle", &lines)]
+    };
+    let paid = line("si_1", "price_business", 8000, T, end);
+    let free = line("si_1", "price_business", 0, end, next);
+    let given = [
+        vec![shows(T, "active", &[plan(T)]), bill(T + 1, "in_1", "subscription_create", &[paid])],
+        vec![pack(T + DAY, "cs_1")],
+        vec![shows(end, "active", &[plan(end)]), bill(end + 1, "in_2", "subscription_cycle", &[free])],
+    ];
+    let trial = shows(end + 5, "trialing", &[plan(end)]);
+    for (what, steps, expect) in [
+        ("while it runs", vec![], 20_000),
+        ("seats are paid", team("in_3", 2000, next), 2000),
+        ("seats at the same discount", team("in_3", 0, next), 2000),
+        ("two months of seats", [team("in_3", 2000, next), team("in_4", 2000, month(next))].concat(), 2000),
+        ("it was a trial, heard in time", [vec![trial.clone()], team("in_3", 2000, next)].concat(), 3000),
+        ("it was a trial, heard late", [team("in_3", 2000, next), vec![trial]].concat(), 3000),
+        ("a pack that is heard late", [team("in_3", 2000, next), vec![pack(T + 2, "cs_2")]].concat(), 3000),
+    ] {
+        assert_eq!(Run::of(&[given.concat(), steps].concat()).balance().get(), expect, "{what}");
+    }
+}
+
 #[test]
 fn an_unknown_setup_fee_confirms_no_payment() {
     let confirmed = |lines: &[Value]| {
