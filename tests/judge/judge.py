@@ -48,10 +48,10 @@ class User:
                 if item and not line.pack:
                     lines[item].append(line)
             for item, group in lines.items():
-                named = invoice.made if any(line.amount >= 0 for line in group) else 0
-                self.named[item] = max(self.named.get(item, 0), named)
-                negative = -sum(line.amount for line in group if line.amount < 0)
-                positive = sum(line.amount for line in group if line.amount > 0)
+                named = [n.end > invoice.made and all(c.amount >= 0 or c.start <= n.start for c in group)
+                         and invoice.made or n.start for n in group if n.amount >= 0]
+                self.named[item] = max([self.named.get(item, 0), *named])  # not by what it bills of the past
+                negative, positive = (sum(max(0, way * n.amount) for n in group) for way in (-1, 1))
                 for line in group:
                     if not line.plan or line.amount < 0 or not (line.amount or line.quantity):
                         continue

@@ -173,11 +173,10 @@ pub struct PaidInvoice {
     pub customer: Option<CustomerId>,
     /// The kind of its ledger entry.
     pub kind: EntryKind,
-    /// When it was made. It may be paid days later.
-    pub made: Timestamp,
-    /// The lines, each with the item that it names. Those with [`snapshot::Terms::unknown`] wait for a
+    /// The lines, each with the item that it names and when that item was there: when the invoice was made,
+    /// which may be days before it is paid, or earlier. Those with [`snapshot::Terms::unknown`] wait for a
     /// snapshot that shows their price.
-    pub lines: Vec<(Option<ItemId>, Line)>,
+    pub lines: Vec<(Option<ItemId>, Line, Timestamp)>,
     /// What was paid.
     pub payment: Payment,
 }
@@ -556,8 +555,12 @@ impl Account {
         new: &mut Vec<NewEntry>,
     ) -> Result<(), Conflict> {
         let key = LedgerKey::invoice(&invoice.id);
-        let worth =
-            invoice.lines.iter().map(|(_, line)| line.terms.worth(line.quantity)).max().unwrap_or_default();
+        let worth = invoice
+            .lines
+            .iter()
+            .map(|(_, line, _)| line.terms.worth(line.quantity))
+            .max()
+            .unwrap_or_default();
         // A recorded invoice that the state does not have was dropped from it, and is not added again.
         let known = state.subscriptions.get(&invoice.subscription);
         let is_kept = known.is_some_and(|known| known.names_document(&key));
@@ -565,20 +568,18 @@ impl Account {
             let subscription = state.subscription_mut(&invoice.subscription);
             subscription.customer = subscription.customer.take().or(invoice.customer);
             let known = subscription.names_document(&key);
-            for (item, line) in invoice.lines {
+            for (item, line, named_at) in invoice.lines {
                 if line.terms.is_unknown() {
                     if !known {
-                        subscription.keep_unpriced(item, line, invoice.made);
+                        subscription.keep_unpriced(item, line, named_at);
                     }
                     continue;
                 }
                 let says = format!("{} × {}", line.price, line.quantity);
-                subscription.fold_line(item.as_ref(), line, invoice.made, known).map_err(|known| {
-                    Conflict {
-                        key: key.clone(),
-                        known: format!("{} × {}", known.price, known.quantity),
-                        says,
-                    }
+                subscription.fold_line(item.as_ref(), line, named_at, known).map_err(|known| Conflict {
+                    key: key.clone(),
+                    known: format!("{} × {}", known.price, known.quantity),
+                    says,
                 })?;
             }
         }

@@ -300,8 +300,12 @@ impl<'a> Sub<'a> {
     /// that names it; the end is the earliest such snapshot." A line that only credits the item does not
     /// prove it. Returns that snapshot, and the end.
     fn removed(&self, id: &str, lines: &[(&Event, &Line, String)]) -> Option<(i64, i64)> {
-        let billed =
-            lines.iter().filter(|(i, l, _)| l.amount >= 0 && l.end > i.made()).map(|(i, ..)| i.made());
+        // An invoice credits a removed item from its removal on, perhaps beside an earlier charge of it.
+        let is_credited = |invoice: &Event, start: i64| {
+            lines.iter().any(|(i, l, _)| i.id == invoice.id && l.amount < 0 && l.start > start)
+        };
+        let proves = |i: &Event, l: &Line| l.amount >= 0 && l.end > i.made() && !is_credited(i, l.start);
+        let billed = lines.iter().filter(|(i, l, _)| proves(i, l)).map(|(i, ..)| i.made());
         let shown = self.snapshots.iter().filter(|s| s.item(id).is_some()).map(|s| s.created);
         let newest = billed.chain(shown).max()?;
         let lacks = |s: &&&Event| s.item(id).is_none() && s.created > newest;

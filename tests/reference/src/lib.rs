@@ -25,7 +25,7 @@
 //!   invoice the one worth more opens.
 //! - **2.5 a zero line whose price is 0**: it counts as a positive line, flagged or not.
 //! - **2.5 removed items**: a line that only credits the item, or that is about past time, does not prove
-//!   that it is there.
+//!   that it is there; nor does a charge on an invoice that credits the item from a later moment on.
 //! - **2.5 signup credits**: any paid period ends them, also one that began before the `PUT`.
 //! - **2.5 lifetime plans**: they end no signup credits and no packs.
 //! - **2.5 products**: their credits are add-ons, once for each paid line.

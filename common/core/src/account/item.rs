@@ -77,7 +77,8 @@ pub struct Item {
     /// Credits spent, by the slice and the plan that they were taken from.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     spent: Vec<Spent>,
-    /// `created` of the newest invoice that names the item. It may be paid days later.
+    /// The newest moment at which an invoice shows that the item was there: `created` of the invoice, which may
+    /// be paid days later, or the start of a line that bills only time before the item was removed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) billed_at: Option<Timestamp>,
     /// Its first period, once the line of that is dropped. Kept if the subscription has other items, because it
@@ -469,10 +470,10 @@ impl Item {
         self.lines.len() + self.sights.len() + self.spent.len()
     }
 
-    /// Adds a line of a paid invoice that was made at `made`. A later line of the same price and period has the terms of the first
-    /// one, also if the catalog has changed since.
-    pub(super) fn fold_line(&mut self, mut line: Line, made: Timestamp) {
-        self.billed_at = self.billed_at.max(Some(made));
+    /// Adds a line of a paid invoice. It shows that the item was there at `named_at`. A later line of the same
+    /// price and period has the terms of the first one, also if the catalog has changed since.
+    pub(super) fn fold_line(&mut self, mut line: Line, named_at: Timestamp) {
+        self.billed_at = self.billed_at.max(Some(named_at));
         if let Some(known) =
             self.lines.iter().find(|known| known.start == line.start && known.price == line.price)
         {

@@ -51,7 +51,7 @@ pub struct Subscription {
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     learnt: BTreeMap<PriceId, String>,
     /// Paid lines with a price that no snapshot has shown yet, each with the item that it names and the time
-    /// at which its invoice was made; at most [`MAX_LEARNT`].
+    /// at which that item was there; at most [`MAX_LEARNT`].
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     unpriced: Vec<(Option<ItemId>, Line, Timestamp)>,
     /// The earliest time at which it is known to have existed; only with `free_credits`.
@@ -143,7 +143,7 @@ impl Subscription {
         &mut self,
         item: Option<&ItemId>,
         line: Line,
-        made: Timestamp,
+        named_at: Timestamp,
         invoice_is_known: bool,
     ) -> Result<(), Box<Line>> {
         let id = item.cloned().unwrap_or_else(|| self.item_of(&line.price, &line.terms.plan));
@@ -151,14 +151,14 @@ impl Subscription {
         if invoice_is_known {
             item.compare_line(&line)
         } else {
-            item.fold_line(line, made);
+            item.fold_line(line, named_at);
             Ok(())
         }
     }
 
     /// Keeps a paid line until a snapshot shows its price with a lookup key.
-    pub(super) fn keep_unpriced(&mut self, item: Option<ItemId>, line: Line, made: Timestamp) {
-        self.unpriced.push((item, line, made));
+    pub(super) fn keep_unpriced(&mut self, item: Option<ItemId>, line: Line, named_at: Timestamp) {
+        self.unpriced.push((item, line, named_at));
         self.unpriced
             .sort_by(|(_, a, _), (_, b, _)| (a.at, &a.invoice, a.start).cmp(&(b.at, &b.invoice, b.start)));
         if self.unpriced.len() > MAX_LEARNT {
@@ -168,16 +168,16 @@ impl Subscription {
 
     /// Adds the lines that waited for one of these prices.
     fn price_lines(&mut self, items: &[SnapshotItem]) {
-        for (item, mut line, made) in std::mem::take(&mut self.unpriced) {
+        for (item, mut line, named_at) in std::mem::take(&mut self.unpriced) {
             let priced =
                 items.iter().filter(|shown| shown.price == line.price).find_map(|shown| shown.terms.as_ref());
             match priced {
                 Some(terms) => {
                     line.terms = terms.clone();
                     let id = item.unwrap_or_else(|| self.item_of(&line.price, &line.terms.plan));
-                    self.items.entry(id).or_default().fold_line(line, made);
+                    self.items.entry(id).or_default().fold_line(line, named_at);
                 }
-                None => self.unpriced.push((item, line, made)),
+                None => self.unpriced.push((item, line, named_at)),
             }
         }
     }

@@ -60,7 +60,7 @@ pub(super) fn read(
         let known = account.state.subscriptions.get(subscription);
         let shown = known.and_then(|known| known.snapshot.as_ref()).into_iter();
         let shown = shown.flat_map(|snapshot| &snapshot.items).map(|item| &item.id);
-        let billed = sold.lines.iter().filter_map(|(item, _)| item.as_ref());
+        let billed = sold.lines.iter().filter_map(|(item, ..)| item.as_ref());
         if account.state.live_items_with(subscription, shown.chain(billed)) > MAX_ITEMS {
             return Err(Parked::TooManyItems);
         }
@@ -69,7 +69,6 @@ pub(super) fn read(
             subscription: subscription.clone(),
             customer: invoice.customer.clone(),
             kind: kind(invoice, &sold, account),
-            made: invoice.created.unwrap_or(event.created),
             lines: sold.lines,
             payment: payment.clone(),
         })));
@@ -144,7 +143,7 @@ fn may_be_learnt(line: &event::InvoiceLine, subscription: &SubscriptionId, accou
 
 /// What the lines of an invoice sell.
 struct Sold {
-    lines: Vec<(Option<ItemId>, Line)>,
+    lines: Vec<(Option<ItemId>, Line, Timestamp)>,
     /// One for each number of days after which packs expire.
     packs: Vec<Purchase>,
     lifetimes: Vec<Purchase>,
@@ -295,7 +294,7 @@ impl Sold {
     /// Whether a line has a known plan, or waits for its price on a subscription with one.
     fn has_plan(&self, account: &Account, subscription: &SubscriptionId) -> bool {
         let known = account.state.subscriptions.get(subscription).is_some_and(|known| known.has_plan());
-        self.lines.iter().any(|(_, line)| known || !line.terms.is_unknown())
+        self.lines.iter().any(|(_, line, _)| known || !line.terms.is_unknown())
     }
 
     /// Adds a product, once for each name.
@@ -341,13 +340,13 @@ impl Sold {
         paid: i64,
     ) {
         let Some(start) = line.period_start else { return };
-        let same = self.lines.iter_mut().find(|(item, known)| {
+        let same = self.lines.iter_mut().find(|(item, known, _)| {
             *item == line.item
                 && known.start == start
                 && known.flagged == line.proration
                 && known.price == *price
         });
-        if let Some((_, known)) = same {
+        if let Some((_, known, _)) = same {
             known.amount = known.amount.saturating_add(line.amount);
             if known.terms.seats {
                 known.quantity = known.quantity.saturating_add(line.quantity);
@@ -374,13 +373,19 @@ impl Sold {
             charged: None,
             replaces: None,
         };
-        self.lines.push((item, line));
+        self.lines.push((item, line, invoice.created.unwrap_or(event.created)));
     }
 
-    /// Writes into each line by how much the invoice credits unused time of its item.
+    /// Writes into each line by how much the invoice credits unused time of its item, and when it names the
+    /// item.
     fn name_credits(&mut self, lines: &[&event::InvoiceLine]) {
         let distance = |one: Timestamp, other: Timestamp| one.seconds_since(other).abs();
-        for (item, line) in &mut self.lines {
+        for (item, line, named_at) in &mut self.lines {
+            if let Some(item) = item
+                && !shows(line, item, lines, *named_at)
+            {
+                *named_at = line.start.min(*named_at);
+            }
             let of_item = || lines.iter().copied().filter(|other| other.item == *item);
             let charges = || of_item().filter(|other| other.amount >= 0);
             // An invoice may charge several changes of an item. What belongs to a later one does not count.
@@ -401,6 +406,14 @@ impl Sold {
             line.replaces = replaced(item.as_ref(), line.start, lines);
         }
     }
+}
+
+/// Whether a line shows that its item was there when the invoice was made: it bills time that was not over,
+/// and the invoice does not credit the item from a later moment on, as it does when the item was removed.
+fn shows(line: &Line, item: &ItemId, lines: &[&event::InvoiceLine], made: Timestamp) -> bool {
+    let is_credit = |other: &event::InvoiceLine| other.item.as_ref() == Some(item) && other.amount < 0;
+    let is_later = |other: &event::InvoiceLine| other.period_start.is_some_and(|start| start > line.start);
+    line.end.is_none_or(|end| end > made) && !lines.iter().any(|other| is_credit(other) && is_later(other))
 }
 
 /// The items that an invoice replaces at a moment by others, of which this is one, as Laravel Cashier's `swap`
@@ -432,7 +445,7 @@ fn replaced(item: Option<&ItemId>, start: Timestamp, lines: &[&event::InvoiceLin
 
 /// The kind of an invoice's ledger entry, by its lines.
 fn kind(invoice: &Invoice, sold: &Sold, account: &Account) -> EntryKind {
-    let lines = || sold.lines.iter().map(|(_, line)| line).filter(|line| !line.terms.is_unknown());
+    let lines = || sold.lines.iter().map(|(_, line, _)| line).filter(|line| !line.terms.is_unknown());
     if lines().all(|line| line.amount == 0 && !line.cycle && !line.free) {
         return EntryKind::NoGrant;
     }

@@ -1339,6 +1339,48 @@ fn a_renewal_that_cost_nothing_ends_packs_for_good() {
     }
 }
 
+/// A changed item is removed before an invoice bills the change. The invoice credits the item from its removal
+/// on, or bills time that is over, so it does not show that the item is still there.
+#[test]
+fn an_invoice_that_bills_the_past_of_a_removed_item_does_not_bring_it_back() {
+    let (change, removal, sweep, end) = (T + 3 * DAY, T + 4 * DAY, T + 20 * DAY, T + MONTH);
+    let pro = |start: i64| item("si_1", "price_pro", start, month(start));
+    let given = vec![
+        shows(T, "active", &[pro(T), item("si_2", "price_boost", T, end)]),
+        bill(
+            T + 1,
+            "in_1",
+            "subscription_create",
+            &[line("si_1", "price_pro", 2000, T, end), line("si_2", "price_boost", 300, T, end)],
+        ),
+        shows(change, "active", &[pro(T), item("si_2", "price_business", T, end)]),
+        shows(removal, "active", &[pro(T)]),
+    ];
+    let changed = || {
+        vec![
+            flagged("si_2", "price_boost", -270, change, end),
+            flagged("si_2", "price_business", 7200, change, end),
+        ]
+    };
+    let credit = || vec![flagged("si_2", "price_business", -6934, removal, end)];
+    let renewal = |lines: Vec<Value>| {
+        let own = vec![line("si_1", "price_pro", 2000, end, month(end))];
+        let bill = bill(end + 1, "in_2", "subscription_cycle", &[lines, own].concat());
+        vec![shows(end, "active", &[pro(end)]), bill]
+    };
+    for (what, steps, expect) in [
+        ("the renewal", renewal([changed(), credit()].concat()), "pro 5000 | si_1=5000 si_2=0"),
+        ("the renewal, without the credit", renewal(changed()), "pro 5000 | si_1=5000 si_2=0"),
+        (
+            "an invoice within the period",
+            vec![bill(sweep, "in_2", "subscription_update", &[changed(), credit()].concat())],
+            "pro 25000 | si_1=5000 si_2=20000",
+        ),
+    ] {
+        check_life(what, &[given.clone(), steps].concat(), expect);
+    }
+}
+
 #[test]
 fn an_unknown_setup_fee_confirms_no_payment() {
     let confirmed = |lines: &[Value]| {
