@@ -172,8 +172,7 @@ class Facts:
                 self.customer_owner.setdefault(customer, user)
         owner = self.owner(document)
         newest, clocked = self.clock.get(owner, (0, False))
-        clocked = clocked or "items" in o and bool(o.get("test_clock"))
-        self.clock[owner] = (max(newest, event["created"]), clocked)
+        self.clock[owner] = max(newest, event["created"]), clocked or "items" in o and bool(o.get("test_clock"))
 
     def owner(self, document):
         return self.owners.get(document) or self.customer_owner.get(self.customer_of.get(document))

@@ -553,12 +553,13 @@ class World:
     def give_back(self, user, spend, amount):
         if (takes := self.taken.get((user, spend))) is None or sum(n for _, n in takes) < amount:
             return None
-        living = [lot.key[:4] for lot in self.lots(user)]
         for n, (key, taken) in reversed(list(enumerate(takes))):
             back = min(taken, amount)
             amount -= back
             takes[n] = (key, taken - back)
-            if key[:4] in living and (key[0] in ("item", "trial") or not self.gone(user, key)):
+            lot = next((k for k, *_ in self.lots(user) if k[:4] == key[:4] or k[0] == key[0] == "pack"
+                        and self.facts.payments(k[1]) & self.facts.payments(key[1])), None)
+            if lot and (key[0] in ("item", "trial") or not self.gone(user, lot)):
                 self.spent[user][key] -= back
         return 200
 
