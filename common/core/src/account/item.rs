@@ -90,17 +90,18 @@ pub struct Item {
     past: Past,
 }
 
-/// Starts of lines and periods that are over. A line of a plan change ends packs like an opening if a period
+/// What is kept of lines and periods that are over. A line of a plan change ends packs like an opening if a period
 /// begins in its second, also if the one is heard long after the other.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct Past {
-    /// Of periods.
+    /// Starts of periods.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     periods: BTreeSet<Timestamp>,
-    /// Of lines that charge a change to a plan whose periods end packs.
+    /// Starts of lines that charge a change to a plan whose periods end packs.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     charges: BTreeSet<Timestamp>,
-    /// Of periods that end packs and that a renewal's zero line opened. A late `trialing` snapshot closes one.
+    /// Starts of periods that end packs and that a renewal's zero line opened. A late `trialing` snapshot
+    /// closes one.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     unproven: BTreeSet<Timestamp>,
 }

@@ -376,8 +376,8 @@ impl Sold {
         self.lines.push((item, line, invoice.created.unwrap_or(event.created)));
     }
 
-    /// Writes into each line by how much the invoice credits unused time of its item, and when it names the
-    /// item.
+    /// Writes beside each line when it shows that its item was there, and into it by how much the invoice
+    /// credits unused time of the item.
     fn name_credits(&mut self, lines: &[&event::InvoiceLine]) {
         let distance = |one: Timestamp, other: Timestamp| one.seconds_since(other).abs();
         for (item, line, named_at) in &mut self.lines {
