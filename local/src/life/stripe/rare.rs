@@ -25,6 +25,8 @@ pub(super) struct Rare {
     sends_invoices: bool,
     /// An invoice that is not paid: its reason and its lines.
     open: Option<(&'static str, Vec<RareLine>)>,
+    /// Prorations of the next invoice.
+    prorations: Vec<RareLine>,
     /// The subscription as the last event showed it.
     shown: Value,
 }
@@ -121,6 +123,7 @@ impl Stripe<'_> {
             paused: false,
             sends_invoices: how == 6,
             open: None,
+            prorations: Vec::new(),
             shown: Value::Null,
         };
         let mut lines: Vec<RareLine> =
@@ -224,17 +227,13 @@ impl Stripe<'_> {
                 rare.items[place].quantity = if before > 3 { self.rng.u64(1..3) } else { before + 2 };
                 let charge = rare.items[place].rest(now, 1);
                 self.show_rare(rare);
-                if rare.status == "active" && self.rng.bool() {
-                    self.bill_rare(rare, "subscription_update", &[credits[place].clone(), charge], true);
-                }
+                self.prorate(rare, vec![credits[place].clone(), charge]);
             }
             2 if rare.items.len() > 1 => {
                 self.say("loses an item");
                 let gone = rare.items.pop();
                 self.show_rare(rare);
-                if let Some(gone) = gone.filter(|_| self.rng.bool()) {
-                    self.bill_rare(rare, "subscription_update", &[gone.rest(now, -1)], true);
-                }
+                self.prorate(rare, gone.iter().map(|gone| gone.rest(now, -1)).collect());
             }
             2 | 3 if rare.items.len() == 1 && rare.status == "active" => {
                 self.say("gains an item");
@@ -242,7 +241,8 @@ impl Stripe<'_> {
                 let line = item.line(item.start, item.end);
                 rare.items.push(item);
                 self.show_rare(rare);
-                self.bill_rare(rare, "subscription_update", &[line], true);
+                let lines = with_prorations(rare, vec![line]);
+                self.bill_rare(rare, "subscription_update", &lines, true);
             }
             4 | 5 if rare.status == "trialing" => {
                 self.say("has its trial extended");
@@ -266,7 +266,8 @@ impl Stripe<'_> {
                 let item = &mut rare.items[0];
                 item.prebilled = true;
                 let line = item.line(item.end, item.end + item.interval);
-                self.bill_rare(rare, "subscription_update", &[line], true);
+                let lines = with_prorations(rare, vec![line]);
+                self.bill_rare(rare, "subscription_update", &lines, true);
             }
             7 => {
                 self.say("is cancelled");
@@ -294,6 +295,7 @@ impl Stripe<'_> {
                 lines.push(item.line(item.start, item.end));
             }
         }
+        let lines = if lines.is_empty() { lines } else { with_prorations(rare, lines) };
         rare.status = "active";
         self.show_rare(rare);
         self.tick();
@@ -313,9 +315,25 @@ impl Stripe<'_> {
         let item = Item { start, end, ..item };
         lines.push(item.rest(now, 1));
         rare.items = vec![item];
+        let lines = with_prorations(rare, lines);
         self.show_rare(rare);
         self.tick();
         self.bill_rare(rare, "subscription_update", &lines, true);
+    }
+
+    /// Prorations are billed at once, with the next invoice, or not at all, as `proration_behavior` says.
+    fn prorate(&mut self, rare: &mut Rare, lines: Vec<RareLine>) {
+        if rare.status != "active" {
+            return;
+        }
+        match self.rng.u8(..3) {
+            0 => {
+                let lines = with_prorations(rare, lines);
+                self.bill_rare(rare, "subscription_update", &lines, true);
+            }
+            1 => rare.prorations.extend(lines),
+            _ => {}
+        }
     }
 
     fn extend_trial(&mut self, rare: &mut Rare) {
@@ -461,6 +479,12 @@ impl Stripe<'_> {
             payment.charge = charge;
         }
     }
+}
+
+/// The lines of an invoice after the prorations that wait for it.
+fn with_prorations(rare: &mut Rare, lines: Vec<RareLine>) -> Vec<RareLine> {
+    let waiting = std::mem::take(&mut rare.prorations);
+    waiting.into_iter().chain(lines).collect()
 }
 
 fn have_one_period(items: &[Item]) -> bool {
