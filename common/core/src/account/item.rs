@@ -85,12 +85,12 @@ pub struct Item {
     /// may have replaced one of them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     began: Option<Began>,
-    /// What of the dropped lines and starts may still end packs.
+    /// What may still end packs, also of lines and starts that are dropped.
     #[serde(default, skip_serializing_if = "Past::is_empty")]
     past: Past,
 }
 
-/// What is kept of lines and periods that are over. A line of a plan change ends packs like an opening if a period
+/// Starts of lines and periods, also of those that are over. A line of a plan change ends packs like an opening if a period
 /// begins in its second, also if the one is heard long after the other.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct Past {
@@ -1300,12 +1300,11 @@ impl Item {
             let imported = view.imported_at.map(|at| imported_period(at, &periods));
             let is_imported =
                 |start: Timestamp| imported.is_some_and(|(from, to)| start >= from && start < to);
-            let starts = periods.iter().filter(|period| period.start < from).map(|period| period.start);
-            self.past.periods.extend(starts.chain(self.starts.iter().copied().filter(|start| *start < from)));
-            let unproven =
-                periods.iter().filter(|period| period.start < from && period.resets && !period.proven);
+            let starts = periods.iter().map(|period| period.start);
+            self.past.periods.extend(starts.chain(self.starts.iter().copied()));
+            let unproven = periods.iter().filter(|period| period.resets && !period.proven);
             self.past.unproven.extend(unproven.map(|period| period.start));
-            let charges = self.lines.iter().filter(|line| line.start < from && line.ends_packs());
+            let charges = self.lines.iter().filter(|line| line.ends_packs());
             self.past.charges.extend(charges.map(|line| line.start));
             self.lines.retain(|line| {
                 let opens =

@@ -49,6 +49,32 @@ fn sight(second: i64, plan: &str, digest: u32) -> Sight {
     }
 }
 
+#[test]
+fn the_newest_starts_after_the_oldest_pack_are_kept() {
+    let starts = |from: i64, to: i64| (from..=to).map(at).collect::<BTreeSet<_>>();
+    let pruned = |newest: i64, oldest_pack: Option<i64>| {
+        let mut past =
+            Past { periods: starts(1, newest), charges: starts(1, newest), unproven: starts(1, newest) };
+        past.prune(oldest_pack.map(at));
+        assert_eq!((&past.charges, &past.unproven), (&past.periods, &past.periods));
+        past.periods
+    };
+    assert_eq!(pruned(9, None), starts(1, 0), "no pack");
+    assert_eq!(pruned(9, Some(7)), starts(8, 9), "a period ends no pack of its first second");
+    for (newest, oldest) in [(15, 1), (16, 1), (17, 2), (20, 5)] {
+        assert_eq!(pruned(newest, Some(0)), starts(oldest, newest), "{newest} starts");
+    }
+}
+
+#[test]
+fn what_may_still_end_packs_is_stored() {
+    let past = Past { charges: BTreeSet::from([at(7)]), ..Past::default() };
+    let item = Item { past, ..Item::default() };
+    let text = serde_json::to_string(&item).unwrap();
+    assert_eq!(serde_json::from_str::<Item>(&text).unwrap(), item, "{text}");
+    assert_eq!(serde_json::to_string(&Item::default()).unwrap(), "{}");
+}
+
 /// The digests of the sights that are left of these, each with its second and its plan.
 fn compressed(sights: &[(i64, &str)], monthly: bool) -> Vec<u32> {
     let mut all: Vec<Sight> =

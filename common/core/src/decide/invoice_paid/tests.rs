@@ -367,7 +367,8 @@ fn a_charge_is_taken_back_only_by_a_credit_of_the_same() {
         ("0 and a credit", [0, -900], same.clone(), 2),
         ("a credit and 0", [-900, 0], same, 2),
         ("0 and its credit", [0, 0], credits.clone(), 0),
-        ("a charge, and a credit of 0", [900, 0], credits, 1),
+        ("a charge, and a credit of 0", [900, 0], credits.clone(), 1),
+        ("a credit that names what it credits", [900, -900], credits, 0),
         ("another quantity", [900, -900], json!({"quantity": 2}), 2),
         ("another item", [900, -900], of(json!({"subscription_item": "si_2"})), 2),
         ("another subscription", [900, -900], of(json!({"subscription": "sub_2"})), 2),
@@ -377,6 +378,47 @@ fn a_charge_is_taken_back_only_by_a_credit_of_the_same() {
         ("another price", [900, -900], json!({"pricing": {"price_details": {"price": "price_team"}}}), 2),
     ] {
         assert_eq!(lasting(amounts, &patch), expect, "{what}");
+    }
+}
+
+#[test]
+fn a_line_shows_an_item_if_it_bills_time_that_is_not_over_and_no_later_credit_follows() {
+    use crate::event::{Object, read};
+    use crate::ids::ItemId;
+    let shows = |second: &serde_json::Value, made: i64| {
+        let lines = [proration("price_pro", 900), second.clone()];
+        let Step::Event(body) = invoice("paid", P1 + 501, "in_2", "subscription_update", &lines, json!({}))
+        else {
+            panic!("no event")
+        };
+        let event = read(body.to_string().as_bytes()).unwrap();
+        let Object::Invoice(invoice) = &event.object else { panic!("no invoice") };
+        let run = Run::of(&[first()]);
+        let sold = super::Sold::read(invoice, &event, 900, &run.account, &run.catalog).ok().unwrap();
+        let (item, line, _) = &sold.lines[0];
+        let all: Vec<_> = invoice.lines.iter().collect();
+        let item = item.clone().unwrap_or_else(|| ItemId::new("si_1").unwrap());
+        super::shows(line, &item, &all, crate::timestamp::Timestamp::from_unix(made))
+    };
+    let credit = |patch: serde_json::Value| patched(proration("price_team", -300), &patch);
+    let from = |start: i64| json!({"period": {"start": start}});
+    let start = proration("price_pro", 900)["period"]["start"].as_i64().unwrap();
+    let later = credit(from(start + 1));
+    for (what, second, made, expect) in [
+        ("its time is not over", credit(from(start)), P2 - 1, true),
+        ("its time is over", credit(from(start)), P2, false),
+        ("a credit from before", credit(from(start - 1)), P2 - 1, true),
+        ("a credit from later", later.clone(), P2 - 1, false),
+        ("a later charge", patched(later.clone(), &json!({"amount": 300})), P2 - 1, true),
+        ("a later zero line", patched(later.clone(), &json!({"amount": 0})), P2 - 1, true),
+        (
+            "a later credit of another item",
+            patched(later, &json!({"parent": {"subscription_item_details": {"subscription_item": "si_2"}}})),
+            P2 - 1,
+            true,
+        ),
+    ] {
+        assert_eq!(shows(&second, made), expect, "{what}");
     }
 }
 

@@ -178,6 +178,23 @@ fn free_credits_that_are_booked_keep_their_number_after_an_edit() {
 }
 
 /// No free credits fall due in a month that began within the grace, a trial or the life of an item.
+/// A snapshot that still shows the period before is of that period, also if it was made after the next one began.
+#[test]
+fn a_plan_that_is_shown_in_the_period_before_is_no_change_of_the_next() {
+    let next = month(T);
+    let paid = |id: &str, start: i64| {
+        bill(start + 1, id, "subscription_cycle", &[line("si_1", "price_pro", 2000, start, month(start))])
+    };
+    let life = [
+        shows(T, "active", &[item("si_1", "price_pro", T, next)]),
+        paid("in_1", T),
+        paid("in_2", next),
+        shows(next + 10, "active", &[item("si_1", "price_business", T, next)]),
+    ];
+    let run = Run::of(&life);
+    assert_eq!(run.balance().get(), 5000, "{}", run.summary());
+}
+
 #[test]
 fn free_credits_fall_due_in_the_second_in_which_access_ends() {
     let due = |steps: &[Step], at: i64| {

@@ -103,6 +103,49 @@ fn a_swap_from_the_start_of_a_paid_period_credits_that_period() {
     }
 }
 
+/// The renewal is paid after the swap; items are swapped twice from the same second on; the period that began in
+/// the second of the swap is not paid.
+#[test]
+fn each_payment_of_a_swap_from_the_start_of_a_period_pays_its_share() {
+    let next = month(T);
+    let of = |id: &str, price: &str, amount: i64| flagged(id, price, amount, next, month(next));
+    let renewal = |at: i64| {
+        let lines = [line("si_1", "price_pro", 2000, next, month(next))];
+        let made = json!({"created": next});
+        vec![bill_with(at, "in_2", "subscription_cycle", &lines, made), tie(at, "in_2")]
+    };
+    let swapped = |at: i64, bill_id: &str, old: Value, new: Value| {
+        let id = new["parent"]["subscription_item_details"]["subscription_item"].as_str().unwrap();
+        vec![
+            shows(at, "active", &[item(id, "price_business", next, month(next))]),
+            bill(at + 1, bill_id, "subscription_update", &[old, new.clone()]),
+            tie(at + 1, bill_id),
+        ]
+    };
+    let first =
+        swapped(next + 600, "in_3", of("si_1", "price_pro", -2000), of("si_2", "price_business", 8000));
+    let second = swapped(
+        next + 1200,
+        "in_4",
+        of("si_2", "price_business", -8000),
+        of("si_3", "price_business", 10_000),
+    );
+    let back = |payment: &str, amount: i64| vec![refunded(next + DAY, payment, amount)];
+    let late = [first.clone(), renewal(next + 900)].concat();
+    let twice = [renewal(next), first.clone(), second].concat();
+    for (what, steps, expect) in [
+        ("the late renewal", [late.clone(), back("pi_in_2", 2000)].concat(), 15_000),
+        ("the swap before it", [late, back("pi_in_3", 6000)].concat(), 5000),
+        ("the first of two swaps", [twice.clone(), back("pi_in_3", 6000)].concat(), 8000),
+        ("the second of two swaps", [twice.clone(), back("pi_in_4", 2000)].concat(), 16_000),
+        ("the renewal before both", [twice, back("pi_in_2", 2000)].concat(), 16_000),
+        ("all of a swap from an unpaid period", [first, back("pi_in_3", 6000)].concat(), 0),
+    ] {
+        let shown = vec![shows(next - 1, "active", &[plan("price_pro")])];
+        assert_eq!(Run::of(&[opened(), shown, steps].concat()).balance().get(), expect, "{what}");
+    }
+}
+
 /// Six changes, each with a period of its own: the first payment paid a part of the last period.
 #[test]
 fn the_first_payment_pays_a_share_of_a_period_after_six_changes() {
