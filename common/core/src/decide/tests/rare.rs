@@ -297,6 +297,22 @@ fn a_product_s_invoice_that_comes_again_after_the_product_was_replaced_sells_not
     assert_eq!(names, ["course"], "{}", run.summary());
 }
 
+/// So does another line of it whose price was unknown then.
+#[test]
+fn a_line_whose_price_was_unknown_sells_no_product_when_its_invoice_comes_again() {
+    let catalog =
+        Step::Edit("[[pack]]\n", "[[product]]\nname = \"course\"\nprices = [\"price_course\"]\n[[pack]]\n");
+    let added =
+        Step::Edit("[[pack]]\n", "[[product]]\nname = \"book\"\nprices = [\"price_book\"]\n[[pack]]\n");
+    let sold = || {
+        let lines = [once("price_course", 500), once("price_book", 300)];
+        bill_with(T, "in_1", "manual", &lines, json!({"parent": null, "metadata": {"user_id": "user_1"}}))
+    };
+    let run = Run::of(&[catalog, sold(), added, sold()]);
+    let names: Vec<_> = run.account.state.products.iter().map(|one| one.name.as_str()).collect();
+    assert_eq!(names, ["course"], "{}", run.summary());
+}
+
 /// What an invoice of a change charged is in the bucket, beside the invoice of the period.
 #[test]
 fn a_bucket_counts_the_invoices_that_opened_its_period_and_charged_its_changes() {
