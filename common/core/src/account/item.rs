@@ -85,15 +85,16 @@ pub struct Item {
     /// may have replaced one of them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     began: Option<Began>,
-    /// What may still end packs, also of lines and starts that are dropped.
-    #[serde(default, skip_serializing_if = "Past::is_empty")]
-    past: Past,
+    /// Starts that may still end packs.
+    #[serde(default, skip_serializing_if = "Resets::is_empty")]
+    resets: Resets,
 }
 
-/// Starts of lines and periods, also of those that are over. A line of a plan change ends packs like an opening if a period
-/// begins in its second, also if the one is heard long after the other.
+/// Starts that decide which packs end. A line that charges a plan change ends packs if a period begins in the
+/// same second. The line or the period may arrive long after the other one, so starts stay when lines and
+/// periods are dropped.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-struct Past {
+struct Resets {
     /// Starts of periods.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     periods: BTreeSet<Timestamp>,
@@ -106,7 +107,7 @@ struct Past {
     unproven: BTreeSet<Timestamp>,
 }
 
-impl Past {
+impl Resets {
     fn is_empty(&self) -> bool {
         *self == Self::default()
     }
@@ -526,7 +527,7 @@ impl Item {
         }
         let trialing = snapshot.status == SubscriptionStatus::Trialing;
         if trialing {
-            self.past.unproven.remove(&start);
+            self.resets.unproven.remove(&start);
         }
         let Some(terms) = item.terms.clone() else { return };
         if trialing {
@@ -638,9 +639,9 @@ impl Item {
         self.free_prices.sort();
         self.free_prices.dedup();
         self.trial = self.trial.take().or(other.trial);
-        self.past.periods.extend(other.past.periods);
-        self.past.charges.extend(other.past.charges);
-        self.past.unproven.extend(other.past.unproven);
+        self.resets.periods.extend(other.resets.periods);
+        self.resets.charges.extend(other.resets.charges);
+        self.resets.unproven.extend(other.resets.unproven);
         for spent in other.spent {
             self.add_spent(spent);
         }
@@ -785,20 +786,19 @@ impl Item {
         periods
     }
 
-    /// When it ended packs, by a line that charges a change in the second in which a period began, if the line
-    /// or the period was dropped before the other arrived.
-    pub(super) fn past_resets(&self) -> impl Iterator<Item = Timestamp> {
-        let Past { periods, charges, .. } = &self.past;
+    /// The starts at which both a period began and a line charged a change.
+    pub(super) fn charged_resets(&self) -> impl Iterator<Item = Timestamp> {
+        let Resets { periods, charges, .. } = &self.resets;
         let late = self.lines.iter().filter(|line| line.ends_packs()).map(|line| line.start);
         let late = late.chain(charges.iter().copied()).filter(|start| periods.contains(start));
         late.chain(self.starts.iter().copied().filter(|start| charges.contains(start)))
     }
 
-    /// When its newest period began that ends packs and that a late `trialing` snapshot may still close.
+    /// Start of its newest period that ends packs and that a late `trialing` snapshot may still close.
     pub(super) fn unproven_reset(&self, view: &View<'_>) -> Option<Timestamp> {
         let unproven = |period: &Period| !period.proven && period.resets;
         let starts = self.periods(view).into_iter().filter(unproven).map(|period| period.start);
-        starts.chain(self.past.unproven.iter().copied()).max()
+        starts.chain(self.resets.unproven.iter().copied()).max()
     }
 
     /// A zero line opens a period if its price costs nothing, or if it is on the invoice of a renewal and no
@@ -1301,11 +1301,11 @@ impl Item {
             let is_imported =
                 |start: Timestamp| imported.is_some_and(|(from, to)| start >= from && start < to);
             let starts = periods.iter().map(|period| period.start);
-            self.past.periods.extend(starts.chain(self.starts.iter().copied()));
+            self.resets.periods.extend(starts.chain(self.starts.iter().copied()));
             let unproven = periods.iter().filter(|period| period.resets && !period.proven);
-            self.past.unproven.extend(unproven.map(|period| period.start));
+            self.resets.unproven.extend(unproven.map(|period| period.start));
             let charges = self.lines.iter().filter(|line| line.ends_packs());
-            self.past.charges.extend(charges.map(|line| line.start));
+            self.resets.charges.extend(charges.map(|line| line.start));
             self.lines.retain(|line| {
                 let opens =
                     openings.iter().any(|(start, invoice)| *start == line.start && *invoice == line.invoice);
@@ -1333,7 +1333,7 @@ impl Item {
                 self.trial = None;
             }
         }
-        self.past.prune(view.oldest_pack);
+        self.resets.prune(view.oldest_pack);
         compress_sights(&mut self.sights);
         // What was before an import stays: it says what the imported period was worth.
         let is_later = |at: Timestamp| view.imported_at.is_none_or(|imported| at >= imported);

@@ -902,8 +902,8 @@ impl State {
             }
             let resets = openings.iter().filter(|opening| opening.proven && opening.resets);
             let items = self.subscriptions.values().flat_map(|subscription| subscription.items.values());
-            let past = items.flat_map(Item::past_resets);
-            let newest = resets.map(|opening| opening.start).chain(past).max();
+            let charged = items.flat_map(Item::charged_resets);
+            let newest = resets.map(|opening| opening.start).chain(charged).max();
             self.reset_at = self.reset_at.max(newest);
             let reset_at = self.reset_at;
             self.packs.retain(|pack| Some(pack.at) >= reset_at);

@@ -126,7 +126,7 @@ pub struct InvoiceLine {
     /// Stripe's proration flag. It does not say whether the line covers a whole period: compare the periods.
     pub proration: bool,
     /// Whether it credits unused time: it names the lines that it credits. A credit of what cost nothing, as
-    /// with a coupon over 100 percent, has the amount 0.
+    /// with a coupon of 100 percent, has the amount 0.
     pub credits_unused_time: bool,
     /// Whether it is the line of a subscription item and not of an invoice item.
     pub is_subscription: bool,

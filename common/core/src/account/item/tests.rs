@@ -53,11 +53,11 @@ fn sight(second: i64, plan: &str, digest: u32) -> Sight {
 fn the_newest_starts_after_the_oldest_pack_are_kept() {
     let starts = |from: i64, to: i64| (from..=to).map(at).collect::<BTreeSet<_>>();
     let pruned = |newest: i64, oldest_pack: Option<i64>| {
-        let mut past =
-            Past { periods: starts(1, newest), charges: starts(1, newest), unproven: starts(1, newest) };
-        past.prune(oldest_pack.map(at));
-        assert_eq!((&past.charges, &past.unproven), (&past.periods, &past.periods));
-        past.periods
+        let mut resets =
+            Resets { periods: starts(1, newest), charges: starts(1, newest), unproven: starts(1, newest) };
+        resets.prune(oldest_pack.map(at));
+        assert_eq!((&resets.charges, &resets.unproven), (&resets.periods, &resets.periods));
+        resets.periods
     };
     assert_eq!(pruned(9, None), starts(1, 0), "no pack");
     assert_eq!(pruned(9, Some(7)), starts(8, 9), "a period ends no pack of its first second");
@@ -68,8 +68,8 @@ fn the_newest_starts_after_the_oldest_pack_are_kept() {
 
 #[test]
 fn what_may_still_end_packs_is_stored() {
-    let past = Past { charges: BTreeSet::from([at(7)]), ..Past::default() };
-    let item = Item { past, ..Item::default() };
+    let resets = Resets { charges: BTreeSet::from([at(7)]), ..Resets::default() };
+    let item = Item { resets, ..Item::default() };
     let text = serde_json::to_string(&item).unwrap();
     assert_eq!(serde_json::from_str::<Item>(&text).unwrap(), item, "{text}");
     assert_eq!(serde_json::to_string(&Item::default()).unwrap(), "{}");

@@ -1333,7 +1333,7 @@ fn a_renewal_that_cost_nothing_ends_packs_for_good() {
         ("two months of seats", [team("in_3", 2000, next), team("in_4", 2000, month(next))].concat(), 2000),
         ("it was a trial, heard in time", [vec![trial.clone()], team("in_3", 2000, next)].concat(), 3000),
         ("it was a trial, heard late", [team("in_3", 2000, next), vec![trial]].concat(), 3000),
-        ("a pack that is heard late", [team("in_3", 2000, next), vec![pack(T + 2, "cs_2")]].concat(), 3000),
+        ("an older pack arrives last", [team("in_3", 2000, next), vec![pack(T + 2, "cs_2")]].concat(), 3000),
     ] {
         assert_eq!(Run::of(&[given.concat(), steps].concat()).balance().get(), expect, "{what}");
     }

@@ -297,7 +297,7 @@ fn a_product_s_invoice_that_comes_again_after_the_product_was_replaced_sells_not
     assert_eq!(names, ["course"], "{}", run.summary());
 }
 
-/// So does another line of it whose price was unknown then.
+/// A line whose price was unknown when the document was read sells nothing later either.
 #[test]
 fn a_line_whose_price_was_unknown_sells_no_product_when_its_invoice_comes_again() {
     let catalog =
@@ -543,7 +543,8 @@ fn a_period_that_was_cut_short_without_a_credit_still_counts_after_the_next_even
     assert_eq!(end(&Run::of(&given)), "pro 4000 | si_1=4000");
 }
 
-/// The second of three periods that cut each other short is heard of last. Its payment paid a share of the third.
+/// Of three periods, each begins before the one before it ends. The invoice of the second arrives last, and its
+/// payment paid a share of the third.
 #[test]
 fn a_credited_period_that_arrives_last_still_paid_its_share() {
     let period = |start: i64, id: &str, credit: i64| {
