@@ -425,11 +425,9 @@ fn amount(request: &Request) -> Result<Credits, Problem> {
     };
     let amount = body.as_ref().and_then(|body| body.get("amount")).and_then(Value::as_u64).map(Credits::new);
     amount.filter(|amount| (Credits::new(1)..=Credits::MAX_GRANT).contains(amount)).ok_or_else(|| {
-        problem(
-            StatusCode::BAD_REQUEST,
-            "invalid_amount",
-            "the body must be {\"amount\": <whole number of credits, at least 1>}",
-        )
+        let most = Credits::MAX_GRANT;
+        let message = format!("the body must be {{\"amount\": <whole number of credits from 1 to {most}>}}");
+        problem(StatusCode::BAD_REQUEST, "invalid_amount", message)
     })
 }
 

@@ -482,7 +482,7 @@ fn fix_of(body: &FixRequest, catalog: &Catalog, now: Timestamp) -> Result<Fix, P
     let least = if body.action == "complimentary" { 0 } else { 1 };
     let credits = Credits::new(body.credits.unwrap_or(0));
     if !(Credits::new(least)..=Credits::MAX_GRANT).contains(&credits) {
-        let message = format!("credits must be a whole number, at least {least}");
+        let message = format!("credits must be a whole number from {least} to {}", Credits::MAX_GRANT);
         return Err(bad("invalid_credits", message));
     }
     let time = |text: &Option<String>, name: &str| match text.as_deref() {

@@ -27,10 +27,13 @@ impl Api {
         let query = request.query_string_parameters();
         let catalog = &self.config.catalog;
         let number = |name: &'static str, code: &'static str| {
+            let most = Credits::MAX_GRANT.get();
+            let number = |text: &str| text.parse::<u64>().ok().filter(|number| *number <= most);
             let wrong = || {
-                problem(StatusCode::BAD_REQUEST, code, format!("{name} must be a whole number, at least 0"))
+                let message = format!("{name} must be a whole number from 0 to {most}");
+                problem(StatusCode::BAD_REQUEST, code, message)
             };
-            query.first(name).map(|text| text.parse::<u64>().map_err(|_| wrong())).transpose()
+            query.first(name).map(|text| number(text).ok_or_else(wrong)).transpose()
         };
         match (query.first("feature"), number("credits", "invalid_credits")?) {
             (Some(name), None) => {

@@ -107,11 +107,9 @@ impl Api {
         let asked: CommitRequest = read_body(request, r#"{"amount": 80}"#)?;
         let amount = asked.amount.map(Credits::new).filter(|amount| *amount <= Credits::MAX_GRANT);
         let amount = amount.ok_or_else(|| {
-            problem(
-                StatusCode::BAD_REQUEST,
-                "invalid_amount",
-                "amount must be a whole number of credits, at least 0",
-            )
+            let message =
+                format!("amount must be a whole number of credits from 0 to {}", Credits::MAX_GRANT);
+            problem(StatusCode::BAD_REQUEST, "invalid_amount", message)
         })?;
         let spent = |entry: &Entry| {
             json!({
