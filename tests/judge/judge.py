@@ -8,7 +8,7 @@ from collections import Counter, defaultdict, namedtuple
 from facts import DAY, TERMINAL, Facts
 
 NEVER = 10**12
-Opening = namedtuple("Opening", "item sub start end plan quantity invoice credits positive opens_at shown")
+Opening = namedtuple("Opening", "item sub start end plan quantity invoice left own at opens_at shown")
 Segment = namedtuple("Segment", "opening k due end")  # a paid period, or a month of one
 Lot = namedtuple("Lot", "key bucket left since until free plan")
 
@@ -18,6 +18,15 @@ def add_months(at, months):
     year, month = divmod(start.year * 12 + start.month - 1 + months, 12)
     last = calendar.monthrange(year, month + 1)[1]
     return int(start.replace(year=year, month=month + 1, day=min(start.day, last)).timestamp())
+
+
+def sums(lines, start):
+    """What earlier charges of an invoice leave of what it credits an item, what it charges from a moment on, and
+    where the newest credit starts. A credit belongs to the charge that is nearest."""
+    near = lambda n: min((abs(c.start - n.start), c.start) for c in lines if c.amount >= 0)[1]
+    left = -sum(n.amount for n in lines if near(n) < start or near(n) == start and n.amount < 0)
+    at = max([n.start for n in lines if n.amount < 0 and near(n) <= start], default=0)
+    return max(0, left), sum(n.amount for n in lines if n.start == start and n.amount > 0), at
 
 
 class User:
@@ -30,13 +39,14 @@ class User:
         self.came = lambda item, sub: min([s.created for s, _ in self.shown_as(item, sub)], default=0)
         self.deleted_at = lambda sub: self.facts.deleted_customers.get(self.facts.customer_of.get(sub), NEVER)
         self.back = lambda document, at: self.facts.went_back(document.id, at, now)
+        self.kept = lambda n, doc, at: n - min(n, n * self.back(doc, at) // doc.total) if doc.total > 0 else n
+        self.snapshots = lambda sub, at=NEVER: [s for s in self.facts.snapshots.get(sub, []) if s.created <= at]
+        self.shown_as = lambda item, sub: [(s, s.items[item]) for s in self.snapshots(sub) if item in s.items]
+        self.paid_plan = lambda o: max(self.charges_of(o) or [o], key=lambda c: (c.start, c.invoice.created)).plan
         self.read_lines()
         self.plan_openings = lambda: [o for openings in self.openings.values() for o in openings]
         self.handed = defaultdict(lambda: ([], Counter()))
         self.swap_items()
-
-    def snapshots(self, sub, at=NEVER):
-        return [s for s in self.facts.snapshots.get(sub, []) if s.created <= at]
 
     def read_lines(self):
         self.openings, self.charges = defaultdict(list), defaultdict(list)
@@ -51,13 +61,12 @@ class User:
                 named = [n.end > invoice.made and all(c.amount >= 0 or c.start <= n.start for c in group)
                          and invoice.made or n.start for n in group if n.amount >= 0]
                 self.named[item] = max([self.named.get(item, 0), *named])  # not by what it bills of the past
-                negative, positive = (sum(max(0, way * n.amount) for n in group) for way in (-1, 1))
                 for line in group:
                     if not line.plan or line.amount < 0 or not (line.amount or line.quantity):
                         continue
                     opens_at = min(line.start, max(invoice.created, line.start - 3600))
                     opening = Opening(item, invoice.sub, line.start, line.end, line.plan, line.quantity,
-                                      invoice, negative, positive, opens_at, line.start)
+                                      invoice, *sums(group, line.start), opens_at, line.start)
                     first = invoice.reason == "subscription_create"
                     if line.flagged and not (first and line.amount > 0):
                         flagged.append((opening, line.amount))
@@ -71,7 +80,7 @@ class User:
             first = all(o.start > opening.start for o in openings)
             opens = shown == opening.start and all(o.start != opening.start for o in openings)
             # Snapshots show an added item with the start of the others; its first line is prorated.
-            if amount > 0 and (opens or shown is not None and first and not opening.credits):
+            if amount > 0 and (opens or shown is not None and first and not opening.at):
                 openings.append(opening._replace(shown=shown))
             else:
                 self.charges[opening.item].append(opening)
@@ -79,9 +88,6 @@ class User:
             openings.sort(key=lambda o: (o.start, -o.invoice.created))
             last = Counter({o.invoice.id: o.start for o in openings if o.start - 3600 <= o.invoice.created})
             openings[:] = [o for o in openings if o.opens_at <= self.now and o.start >= last[o.invoice.id]]
-
-    def shown_as(self, item, sub):
-        return [(s, s.items[item]) for s in self.snapshots(sub) if item in s.items]
 
     def item_of(self, sub, plan):
         items = {i.id: i for s in self.snapshots(sub) for i in s.items.values()}
@@ -110,11 +116,10 @@ class User:
         """Whether no month begins at this moment."""
         known = [s for s in self.snapshots(opening.sub) if min(s.created, s.ended) <= at]
         gone = min(self.removed_at(opening.item, opening.sub), self.deleted_at(opening.sub)) <= at
-        if gone or self.all_refunded(opening, at) or self.facts.dispute_open(opening.invoice.id, at):
-            return True
         last, until_end = (known or [None])[-1], self.policy["pause_collection"] == "until_period_end"
-        return last and (last.status in TERMINAL and last.reason != "payment_failed"
-                         or last.status == "paused" or last.pause_collection and until_end)
+        return (gone or self.all_refunded(opening, at) or self.facts.dispute_open(opening.invoice.id, at)
+                or last and (last.status in TERMINAL and last.reason != "payment_failed"
+                             or last.status == "paused" or last.pause_collection and until_end))
 
     def due(self, opening, start, until):
         """When the month that starts at `start` falls due: then, or as soon as nothing blocks it."""
@@ -176,46 +181,48 @@ class User:
         end = min([opening.end, *(o.start for o in self.openings[opening.item] if o.start > opening.start)])
         return [c for c in self.charges[opening.item] if opening.start <= c.start < end]
 
-    def lost(self, part, invoice, at):
-        return min(part, part * self.back(invoice, at) // invoice.total) if invoice.total > 0 else 0
+    def after_refunds(self, chain, part, at, increment=False):
+        """What is left of a part of the last of an opening and its charges. What credits pay is no increment."""
+        newest, own, left = chain[-1], 0, 0
+        older = chain[:-1] or self.credited(newest, newest.item, newest.at)
+        payers = [(newest.left, newest.own, older)] if not increment or newest.left >= newest.own else []
+        payers += [(c, n, self.credited(newest, i, start)) for i, c, n, start in self.moved(newest)]
+        for credits, charged, older in payers if not increment or newest.invoice.total <= 0 else []:
+            share = part * min(credits, charged) // charged if charged > 0 else 0
+            part, own = part - share, own + share * (not older)
+            left += self.after_refunds(older, share, at) if older and share else 0
+        return left + self.kept(part + own, newest.invoice, at)
 
-    def after_refunds(self, opening, part, at):
-        """What is left of a part that the opening granted; unused time was paid by the period before."""
-        before = [o for o in self.openings[opening.item] if o.start < opening.start][-1:]
-        # If the invoice also charges a change in the period before, its credits are set off against it.
-        netted = any(c.invoice.id == opening.invoice.id for o in before for c in self.charges_of(o))
-        cut = [] if netted or not opening.credits else [o for o in before if o.end > opening.start]
-        older, own, left = [(o, opening.credits, opening.positive) for o in cut], part, 0
-        for period, credits, positive in older or ([] if netted else self.replaced(opening)):
-            share = min(own, part * min(credits, positive) // positive)
-            own -= share
-            for paid in reversed([charge for charge in self.charges_of(period) if charge.positive > 0]):
-                rest = share * min(paid.credits, paid.positive) // paid.positive
-                left += share - rest - self.lost(share - rest, paid.invoice, at)
-                share = rest
-            left += self.after_refunds(period, share, at)
-        return left + own - self.lost(own, opening.invoice, at)
+    def credited(self, by, item, at, period=None):
+        """The opening of the period of an item that an invoice credits at a moment, and charges until then."""
+        rank = lambda o: (o.start, bool(o.left or [*self.moved(o)]) and o.invoice.created, o.invoice.id)
+        old = lambda o: (o.start <= at and o.invoice.id != by.invoice.id
+                         and rank(o) < (by.start, by.invoice.created, by.invoice.id))
+        period = period or [o for o in [o for o in self.openings[item] if old(o)][-1:] if o.end > at]
+        return period + [c for o in period for c in self.charges_of(o) if c.own > 0 and old(c)]
 
-    def replaced(self, opening):
-        """The periods of items that an opening's invoice replaces, what it credits of each, and charges."""
-        lines, credits = [line for line in opening.invoice.lines if line.item], Counter()
-        gone, billed = ({i.item for i in lines if (i.amount < 0) == back} for back in (True, False))
-        lines = [line for line in lines if line.start == opening.start and opening.item not in gone]
-        charged = sum(line.amount for line in lines if line.amount > 0 and line.item not in gone)
-        credits.update({i: -sum(n.amount for n in lines if n.item == i) for i in sorted(gone - billed)})
-        old = {i: [o for o in self.openings[i] if o.start <= opening.start] for i in credits if credits[i] > 0}
-        return [(o, credits[i], charged) for i in old for o in old[i][-1:] if charged and o.end > opening.start]
+    def moved(self, opening):
+        """Of other items: (item, what the invoice credits of it, the charges that this pays for, its start)."""
+        lines, paid, net = [n for n in opening.invoice.lines if n.item], opening.invoice.total > 0, Counter()
+        credited, charged = ({n.item for n in lines if (n.amount < 0) == back} for back in (True, False))
+        for n in lines:
+            net[n.item] += (not paid or n.start == opening.start and n.item not in credited & charged) * n.amount
+        need = sum(max(0, amount) for amount in net.values())
+        for item in sorted(i for i in net if net[i] < 0):
+            if opening.item in charged - credited if paid else net[opening.item] > 0:
+                at = [n.start for n in lines if n.item == item and n.amount < 0 and n.start <= opening.start]
+                yield item, -net[item], need, max(at, default=opening.start)
+                need += net[item]
 
     def fill(self, opening, worth, at):
         """What is left of `worth` after what refunds, known at `at`, took; before what was spent."""
-        level = self.catalog.amount(opening.plan, opening.quantity)
-        rest, part = worth - min(worth, level), min(worth, level)
-        left = self.after_refunds(opening, part, at)
-        for charge in self.charges_of(opening):
-            reached = self.catalog.amount(charge.plan, charge.quantity)
+        level, rest, left = 0, worth, 0
+        for one in [opening, *self.charges_of(opening)]:
+            reached = self.catalog.amount(one.plan, one.quantity)
             part = min(rest, max(0, reached - level))
             level, rest = max(level, reached), rest - part
-            left += part - self.lost(part, charge.invoice, at)
+            chain = self.credited(one, one.item, one.at, one is not opening and [opening])
+            left += self.after_refunds([*chain, one], part, at, one is not opening)
         return left + rest
 
     def spends(self, segments, n):
@@ -266,7 +273,7 @@ class User:
     def hand_trial_on(self, at, old, sub, gone):
         """A subscription has one trial, also if an item comes and the one that has it goes."""
         spent = self.handed[old][1]["trial"] + (0 if self.openings[old] else self.spent["trial", old])
-        paid = self.handed[old][1]["paid"] or any(o.positive for o in self.openings[old])
+        paid = self.handed[old][1]["paid"] or any(o.own for o in self.openings[old])
         since = max(self.came(old, sub), self.snapshots(sub)[0].created)
         new = sorted((-self.trial_of(i, sub)[1], i) for i, (end, of) in gone.items()
                      if of == sub and not self.openings[i] and self.came(i, sub) > since and end > at)
@@ -298,7 +305,7 @@ class User:
         last_end = opening.end + self.policy["past_due_grace_days"] * DAY
         for n, segment, left, plan in rollovers[:-1]:
             rule, new = self.catalog.plans[plan].get("rollover", {}), segments[n + 1]
-            if not rule.get("percent") or not new.k and new.opening.credits and new.due < segment.opening.end:
+            if not rule.get("percent") or not new.k and new.opening.at and new.due < segment.opening.end:
                 continue
             carried = then = min(left * rule["percent"] // 100, rule.get("max", 0))
             after = n + 1 + rule.get("periods", 1)
@@ -310,7 +317,8 @@ class User:
             if ends > self.now:
                 carry = max(carry, self.spent.get(key, 0))
                 lots.append(self.lot(key, "rollover " + item, carry, new.due, ends, plan=True))
-        return [lot._replace(left=0) for lot in lots] if self.is_over(item, sub) else lots
+        over = any(o.start >= self.end_of(item, sub) for o in self.plan_openings() if o.item != item)
+        return [lot._replace(left=0) for lot in lots] if over else lots
 
     def trial_of(self, item, sub):
         shown = [i for s, i in self.shown_as(item, sub) if s.status == "trialing" and s.created <= self.now]
@@ -344,9 +352,6 @@ class User:
         lacks, named = self.missing(item, sub)
         came = [o.start for o in self.plan_openings() if o.sub == sub and self.came(o.item, sub) > named]
         return min([lacks, *came]) if lacks < NEVER else NEVER
-
-    def is_over(self, item, sub):
-        return any(o.start >= self.end_of(item, sub) for o in self.plan_openings() if o.item != item)
 
     def lots(self):
         lots = [lot for item, sub in sorted(self.all_items().items()) for lot in self.item_lots(item, sub)]
@@ -404,7 +409,7 @@ class User:
         return self.bought(document, "addon", credits * quantity, days, spent)
 
     def bought(self, document, bucket, granted, days, spent):
-        granted -= self.lost(granted, document, self.now)
+        granted = self.kept(granted, document, self.now)
         reset = bucket == "addon" and self.policy["addons"] == "reset" and any(
             document.created < o.start and o.invoice.heard >= document.heard and o.invoice.id != document.id
             and self.catalog.plans[o.plan].get("per") != "seat" for o in self.plan_openings())
@@ -472,14 +477,9 @@ class User:
         paid = opening.invoice.created - snapshot.created
         return snapshot.status == "incomplete" and paid >= 0 or later and paid > 0
 
-    def paid_plan(self, opening):
-        charges = self.charges_of(opening)
-        return max(charges, key=lambda c: (c.start, c.invoice.created)).plan if charges else opening.plan
-
     def all_refunded(self, opening, at):
-        paid = [c.invoice for c in self.charges_of(opening) if c.invoice.total > 0]
-        every = all(self.back(invoice, at) >= invoice.total for invoice in paid)
-        return every and not self.after_refunds(opening, 10**6, at)
+        every = all(self.back(c.invoice, at) >= c.invoice.total for c in self.charges_of(opening))
+        return every and not self.after_refunds([opening], 10**6, at)
 
 
 class World:

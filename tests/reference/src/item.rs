@@ -25,6 +25,12 @@ pub struct Paid<'a> {
     /// The sums of the item's negative and positive lines on the invoice.
     credits: i64,
     positives: i64,
+    /// The positive lines of this start, and what the negative lines leave for them after the positive lines
+    /// of earlier starts.
+    own: i64,
+    left: i64,
+    /// Where the newest of its negative lines starts.
+    credited_at: i64,
 }
 
 /// A plan and quantity that a snapshot shows from a moment on.
@@ -64,8 +70,9 @@ pub struct Item<'a> {
     pub handed: Handed,
     /// What its trial is worth by the latest `trialing` snapshot that shows it.
     trial: Option<i64>,
-    /// What paid for the items that a period's invoice replaces: credits, charges, and the payer.
-    replaced: BTreeMap<usize, Vec<(i64, i64, Payer<'a>)>>,
+    /// By start and invoice of a period or charge, the payers whose money its invoice moves to this item from
+    /// others.
+    moved: BTreeMap<(i64, &'a str), Vec<Share<'a>>>,
     facts: &'a Facts<'a>,
     takes: &'a Takes,
 }
@@ -74,18 +81,24 @@ pub struct Item<'a> {
 #[derive(Clone)]
 struct Payer<'a> {
     invoice: &'a Event<'a>,
-    older: Vec<(i64, i64, Payer<'a>)>,
+    older: Vec<Share<'a>>,
 }
+
+/// A credit, the charges that it and the credits after it pay for, and who paid what is credited.
+type Share<'a> = (i64, i64, Option<Payer<'a>>);
 
 impl Payer<'_> {
     fn loss(&self, facts: &Facts<'_>, part: i64, before: i64) -> i64 {
-        let (mut own, mut lost) = (part, 0);
-        for (credits, positives, older) in self.older.iter().filter(|o| o.1 > 0) {
-            let share = (part * credits.min(positives) / positives).min(own);
-            own -= share;
-            lost += older.loss(facts, share, before);
+        let (mut rest, mut own, mut lost) = (part, 0, 0);
+        for (credits, charged, older) in self.older.iter().filter(|o| o.1 > 0) {
+            let share = rest * credits.min(charged) / charged;
+            rest -= share;
+            match older {
+                Some(older) => lost += older.loss(facts, share, before),
+                None => own += share,
+            }
         }
-        lost + facts.loss(own, self.invoice, before)
+        lost + facts.loss(own + rest, self.invoice, before)
     }
 }
 
@@ -137,14 +150,20 @@ impl<'a> Sub<'a> {
         }
         sub.items = lines.iter().map(|(item, lines)| sub.item(facts, item, lines, takes, now)).collect();
         let periods = sub.items.iter().enumerate();
-        let mut periods: Vec<(i64, usize, usize)> = periods
-            .flat_map(|(i, item)| item.periods.iter().enumerate().map(move |(n, p)| (p.start, i, n)))
-            .collect();
-        periods.sort_unstable();
-        for (_, i, n) in periods {
+        let paid = |(i, item): (usize, &Item<'a>)| {
+            let all = item.periods.iter().chain(&item.charges);
+            all.map(|p| (p.order(), i)).collect::<Vec<_>>()
+        };
+        let mut all: Vec<((i64, i64, &'a str), usize)> = periods.flat_map(paid).collect();
+        all.sort_unstable();
+        for ((start, _, invoice), i) in all {
             let item = &sub.items[i];
-            let payers = item.payers_of_replaced(&item.periods[n], &sub.items);
-            sub.items[i].replaced.insert(n, payers);
+            let mut paid = item.periods.iter().chain(&item.charges);
+            let Some(p) = paid.find(|p| (p.start, p.invoice.doc.as_str()) == (start, invoice)) else {
+                continue;
+            };
+            let shares = item.moved_to(p, &sub.items);
+            sub.items[i].moved.insert((start, invoice), shares);
         }
         sub.swap_items();
         sub
@@ -182,7 +201,18 @@ impl<'a> Sub<'a> {
         let (mut firm, mut weak, mut charges, mut periods) = (vec![], vec![], vec![], Vec::<Paid<'a>>::new());
         for (invoice, line, _) in lines {
             let Some(plan) = facts.plan(line) else { continue };
-            let amounts = lines.iter().filter(|(i, ..)| i.id == invoice.id).map(|(_, l, _)| l.amount);
+            let of_invoice = lines.iter().filter(|(i, ..)| i.id == invoice.id);
+            let amounts = of_invoice.clone().map(|(_, l, _)| l.amount);
+            let charged = of_invoice.clone().filter(|(_, l, _)| l.amount >= 0).map(|(_, l, _)| l.start);
+            // A credit is of the change that is billed with it: the two may start seconds apart.
+            let start = |l: &Line| match charged.clone().min_by_key(|s| ((s - l.start).abs(), *s)) {
+                Some(start) if l.amount < 0 => start,
+                _ => l.start,
+            };
+            let sum = |of: &dyn Fn(&Line) -> bool| -> i64 {
+                of_invoice.clone().filter(|(_, l, _)| of(l)).map(|(_, l, _)| l.amount).sum()
+            };
+            let credited = of_invoice.clone().filter(|(_, l, _)| l.amount < 0 && start(l) <= line.start);
             let paid = Paid {
                 start: line.start,
                 end: line.end,
@@ -193,6 +223,9 @@ impl<'a> Sub<'a> {
                 invoice,
                 credits: -amounts.clone().filter(|a| *a < 0).sum::<i64>(),
                 positives: amounts.filter(|a| *a > 0).sum(),
+                own: sum(&|l| l.amount > 0 && l.start == line.start),
+                left: (-sum(&|l| start(l) < line.start || start(l) == line.start && l.amount < 0)).max(0),
+                credited_at: credited.map(|(_, l, _)| l.start).max().unwrap_or(line.start),
             };
             let reason = |r: &str| invoice.object["billing_reason"] == r;
             let trialing = self.snapshots_of(id, line.start, true).iter().any(|s| s.status() == "trialing");
@@ -288,7 +321,7 @@ impl<'a> Sub<'a> {
             gone,
             handed,
             trial,
-            replaced: BTreeMap::new(),
+            moved: BTreeMap::new(),
             facts,
             takes,
         };
@@ -494,8 +527,8 @@ impl<'a> Item<'a> {
     /// What refunds and disputes made before `before` take of a worth.
     fn loss(&self, period: usize, worth: i64, before: i64) -> i64 {
         let parts = self.fill(period, worth);
-        let charges = parts.iter().skip(1).map(|(n, c)| self.facts.loss(*n, c.invoice, before));
-        self.opening_loss(parts[0].0, period, before) + charges.sum::<i64>()
+        let charge = |(n, c): &(i64, &Paid<'a>)| self.increment_payer(period, c).loss(self.facts, *n, before);
+        self.opening_loss(parts[0].0, period, before) + parts.iter().skip(1).map(charge).sum::<i64>()
     }
 
     fn opening_loss(&self, part: i64, period: usize, before: i64) -> i64 {
@@ -504,56 +537,94 @@ impl<'a> Item<'a> {
 
     /// "Where the invoice that opened the current period credits unused time of the item (its negative
     /// lines), the share min(1, credits / positive lines of the item) was paid by the credited period's
-    /// payment …: a refund of that payment takes that share, and the invoice's own refund takes the rest." Of an
-    /// item that replaces others, their negative lines count.
+    /// payment …: a refund of that payment takes that share, and the invoice's own refund takes the rest." What
+    /// the invoice charges for the time before is paid by the credits first.
     fn payer(&self, period: usize) -> Payer<'a> {
         let p = &self.periods[period];
         let mut payer = Payer { invoice: p.invoice, older: Vec::new() };
-        // Where the credited period is not known, the invoice's own payment is all that is.
-        match period.checked_sub(1).filter(|earlier| self.periods[*earlier].end > p.start) {
-            // What an invoice credits beside a charge of the credited period pays for that charge.
-            Some(earlier) if self.charges_of(earlier).any(|c| c.invoice.doc == p.invoice.doc) => {}
-            Some(earlier) if p.credits > 0 => {
-                payer.older.push((p.credits, p.positives, self.newest_payer(earlier)));
-            }
-            _ => payer.older = self.replaced.get(&period).cloned().unwrap_or_default(),
+        if p.left > 0 {
+            let credited = self.credited(p).map(|earlier| self.newest_payer(earlier, p));
+            payer.older.push((p.left, p.own, credited));
         }
+        payer.older.extend(self.moved_of(p));
         payer
     }
 
+    /// Of a charge's increment, the rest of its price was paid by its own invoice. If that was paid by credits
+    /// alone, their payers paid for the increment.
+    fn increment_payer(&self, period: usize, c: &Paid<'a>) -> Payer<'a> {
+        let older = match c.invoice.total() {
+            1.. => Vec::new(),
+            _ if c.left > 0 && c.left >= c.own => {
+                vec![(1, 1, Some(self.newest_payer(period, c)))]
+            }
+            _ => self.moved_of(c),
+        };
+        Payer { invoice: c.invoice, older }
+    }
+
+    fn moved_of(&self, p: &Paid<'a>) -> Vec<Share<'a>> {
+        self.moved.get(&(p.start, p.invoice.doc.as_str())).cloned().unwrap_or_default()
+    }
+
+    /// The period in which the newest credit of an invoice starts. One that is over is not credited, and no
+    /// invoice credits a period that it opens.
+    fn credited(&self, by: &Paid<'a>) -> Option<usize> {
+        let period = self.periods.iter().rposition(|q| q.start <= by.credited_at && self.precedes(q, by))?;
+        (self.periods[period].end > by.credited_at).then_some(period)
+    }
+
+    /// Whether a line may have paid for another one. In one second, an invoice without credits may come late.
+    fn precedes(&self, q: &Paid<'a>, p: &Paid<'a>) -> bool {
+        let is_leaf = || q.left == 0 && self.moved_of(q).is_empty();
+        q.invoice.doc != p.invoice.doc
+            && (q.start < p.start || q.start == p.start && (is_leaf() || q.order() < p.order()))
+    }
+
     /// "The newest charge of that period, else its opening; and so on back."
-    fn newest_payer(&self, period: usize) -> Payer<'a> {
-        self.charges_of(period).filter(|c| c.positives > 0).fold(self.payer(period), |older, c| Payer {
-            invoice: c.invoice,
-            older: vec![(c.credits, c.positives, older)],
+    fn newest_payer(&self, period: usize, by: &Paid<'a>) -> Payer<'a> {
+        let before = |c: &&Paid<'a>| c.own > 0 && c.start <= by.credited_at && self.precedes(c, by);
+        self.charges_of(period).filter(before).fold(self.payer(period), |older, c| {
+            let own = (c.left > 0).then_some((c.left, c.own, Some(older)));
+            Payer { invoice: c.invoice, older: own.into_iter().chain(self.moved_of(c)).collect() }
         })
     }
 
-    /// What paid for the items that an invoice replaces by others, this one among them: it only credits the
-    /// ones and only charges the others, from the same moment.
-    fn payers_of_replaced(&self, p: &Paid<'a>, items: &[Item<'a>]) -> Vec<(i64, i64, Payer<'a>)> {
-        let sum = |item: &str, at: Option<i64>, sign: i64| -> i64 {
-            let of = |l: &&Line| l.item.as_deref() == Some(item) && at.is_none_or(|at| l.start == at);
-            p.invoice.lines.iter().filter(of).map(|l| (l.amount * sign).max(0)).sum()
-        };
-        let named: BTreeSet<&str> = p.invoice.lines.iter().filter_map(|l| l.item.as_deref()).collect();
-        if sum(&self.id, None, -1) > 0 {
-            return Vec::new();
-        }
-        let is_billed =
-            |id: &str| p.invoice.lines.iter().any(|l| l.item.as_deref() == Some(id) && l.amount >= 0);
-        let charged =
-            named.iter().filter(|id| sum(id, None, -1) == 0).map(|id| sum(id, Some(p.start), 1)).sum();
-        let gone = named.iter().filter(|id| !is_billed(id) && sum(id, Some(p.start), -1) > 0);
-        let known = gone.filter_map(|id| {
-            let item = items.iter().find(|i| i.id == *id)?;
-            let period = item.periods.iter().rposition(|q| q.start <= p.start)?;
-            if item.periods[period].end <= p.start {
-                return None;
+    /// What an invoice moves to this item from others. Of items that it replaces by others, this one among
+    /// them, it only credits the ones and only charges the others, from the same moment. If nothing was to be
+    /// paid, what it credits other items beyond their charges pays for what it charges beyond its credits.
+    fn moved_to(&self, p: &Paid<'a>, items: &[Item<'a>]) -> Vec<Share<'a>> {
+        let lines = |item: &'a str| p.invoice.lines.iter().filter(move |l| l.item.as_deref() == Some(item));
+        let net = |item: &'a str| lines(item).map(|l| l.amount).sum::<i64>();
+        let here = |item: &'a str| lines(item).filter(|l| l.start == p.start).map(|l| l.amount).sum::<i64>();
+        let all_below = |item: &'a str| lines(item).all(|l| l.amount < 0);
+        let none_below = |item: &'a str| lines(item).all(|l| l.amount >= 0);
+        let named: BTreeSet<&'a str> = p.invoice.lines.iter().filter_map(|l| l.item.as_deref()).collect();
+        let Some(own) = named.get(self.id.as_str()) else { return Vec::new() };
+        let (credits, mut charged): (Vec<(&str, i64)>, i64) = if p.invoice.total() <= 0 {
+            if net(own) <= 0 {
+                return Vec::new();
             }
-            Some((sum(id, Some(p.start), -1), charged, item.newest_payer(period)))
-        });
-        known.collect()
+            let credits = named.iter().map(|i| (*i, -net(i))).filter(|(_, n)| *n > 0);
+            (credits.collect(), named.iter().map(|i| net(i).max(0)).sum())
+        } else {
+            if !none_below(own) {
+                return Vec::new();
+            }
+            let gone = named.iter().filter(|i| all_below(i) && here(i) < 0).map(|i| (*i, -here(i)));
+            (gone.collect(), named.iter().filter(|i| none_below(i)).map(|i| here(i)).sum())
+        };
+        let mut shares = Vec::new();
+        for (id, credits) in credits {
+            let starts = lines(id).filter(|l| l.amount < 0 && l.start <= p.start).map(|l| l.start);
+            let at = starts.max().unwrap_or(p.start);
+            let by = Paid { credited_at: at, ..*p };
+            let item = items.iter().find(|i| i.id == *id);
+            let payer = item.and_then(|i| Some(i.newest_payer(i.credited(&by)?, &by)));
+            shares.push((credits, charged, payer));
+            charged -= credits;
+        }
+        shares
     }
 
     /// The plan of a unit, what is left of it, and how much of it was paid for and not given back.
@@ -648,7 +719,11 @@ fn reset<'n>(plan: &'n str, granted: &mut Vec<&'n str>, ended: &mut Vec<&'n str>
     }
 }
 
-impl Paid<'_> {
+impl<'a> Paid<'a> {
+    fn order(&self) -> (i64, i64, &'a str) {
+        (self.start, self.invoice.created, self.invoice.doc.as_str())
+    }
+
     /// Whether its price has an amount.
     pub fn costs(&self) -> bool {
         self.positives > 0

@@ -183,21 +183,40 @@ pub struct Line {
     /// Minor units by which the invoice credits unused time of the item (its negative lines).
     #[serde(default, skip_serializing_if = "is_zero_amount")]
     pub credited: i64,
-    /// Minor units of the item's positive lines on the invoice; absent when equal to `amount`.
+    /// Where the newest of these credits starts; absent when that is `start`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credited_at: Option<Timestamp>,
+    /// Minor units of the item's positive lines on the invoice that start earlier. The credits pay for them
+    /// first.
+    #[serde(default, skip_serializing_if = "is_zero_amount")]
+    pub charged_before: i64,
+    /// Minor units of the item's positive lines on the invoice with this start; absent when equal to `amount`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub charged: Option<i64>,
-    /// The items that the invoice replaces by others, if this line bills one of those.
+    /// What the invoice credits other items and charges for this one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub replaces: Option<Box<Replaced>>,
+    pub moved: Option<Box<Moved>>,
 }
 
-/// Items that an invoice replaces by others: it credits their unused time.
+/// Money that an invoice moves from items to others: it credits unused time of the ones, which pays for the
+/// others.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Replaced {
-    /// Minor units by which the invoice credits each of them.
-    pub credits: Vec<(ItemId, i64)>,
-    /// Minor units that it charges for the items that came instead.
+pub struct Moved {
+    /// The items that it credits.
+    pub credits: Vec<MovedCredit>,
+    /// Minor units that it charges for the items which these credits pay for.
     pub charged: i64,
+}
+
+/// What an invoice credits one item.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MovedCredit {
+    /// The item.
+    pub item: ItemId,
+    /// Minor units.
+    pub amount: i64,
+    /// Where the newest of its credits starts.
+    pub at: Timestamp,
 }
 
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
@@ -225,8 +244,55 @@ impl Line {
         self.amount > 0 && self.terms.resets()
     }
 
+    fn bill(&self) -> Bill<'_> {
+        Bill {
+            start: self.start,
+            at: self.at,
+            invoice: &self.invoice,
+            total: self.total,
+            credited: self.credited.saturating_sub(self.charged_before).max(0),
+            credited_at: self.credited_at.unwrap_or(self.start),
+            charged: self.charged.unwrap_or(self.amount),
+            moved: self.moved.as_deref(),
+        }
+    }
+
     fn opened_by(&self, now: Timestamp) -> bool {
         self.start.plus_seconds(-OPENS_EARLY_SECONDS) <= now.max(self.at)
+    }
+}
+
+/// What an invoice charges an item from a moment on, and what pays for it.
+#[derive(Clone, Copy)]
+struct Bill<'a> {
+    start: Timestamp,
+    /// `created` of the event that says the invoice is paid.
+    at: Timestamp,
+    invoice: &'a InvoiceId,
+    /// The invoice's `total` in minor units.
+    total: i64,
+    /// Minor units that are credited for it.
+    credited: i64,
+    /// Where the newest credit starts.
+    credited_at: Timestamp,
+    /// Minor units that are charged.
+    charged: i64,
+    moved: Option<&'a Moved>,
+}
+
+impl Bill<'_> {
+    /// Whether its payment may have paid a part of another bill. In one second, a bill without credits may
+    /// come late.
+    fn precedes(&self, other: &Bill<'_>) -> bool {
+        let is_leaf = self.credited == 0 && self.moved.is_none();
+        let is_older = || is_leaf || (self.at, self.invoice) < (other.at, other.invoice);
+        self.invoice != other.invoice
+            && (self.start < other.start || (self.start == other.start && is_older()))
+    }
+
+    /// What refunds and disputes of its own payment take of a part.
+    fn lost(&self, part: Credits, view: &View<'_>) -> Credits {
+        part.share((view.refunded)(self.invoice), self.total)
     }
 }
 
@@ -324,9 +390,10 @@ pub struct Period {
     paid: i64,
     /// Minor units by which the invoice credits unused time of the item.
     pub(super) credited: i64,
+    credited_at: Timestamp,
+    charged_before: i64,
     charged: i64,
-    /// The items that its invoice replaces.
-    replaces: Option<Box<Replaced>>,
+    moved: Option<Box<Moved>>,
     /// Whether no later snapshot can close it. A `trialing` snapshot closes the period of a renewal's zero
     /// line.
     pub(super) proven: bool,
@@ -345,6 +412,19 @@ impl Period {
     /// subscription's period.
     pub(super) fn is_prorated_with(&self, other: &Self) -> bool {
         self.shown < self.start || self.end == other.end
+    }
+
+    fn bill(&self) -> Bill<'_> {
+        Bill {
+            start: self.start,
+            at: self.at,
+            invoice: &self.invoice,
+            total: self.total,
+            credited: self.credited.saturating_sub(self.charged_before).max(0),
+            credited_at: self.credited_at,
+            charged: self.charged,
+            moved: self.moved.as_deref(),
+        }
     }
 
     /// The last of some periods that began before it, if that had not ended when it began.
@@ -774,8 +854,10 @@ impl Item {
                 total: most.total,
                 paid: most.paid.unwrap_or(most.total),
                 credited: most.credited,
+                credited_at: most.credited_at.unwrap_or(start),
+                charged_before: most.charged_before,
                 charged: most.charged.unwrap_or(most.amount),
-                replaces: most.replaces.clone(),
+                moved: most.moved.clone(),
                 proven: opening.amount > 0 || self.is_free(opening),
                 resets: here().any(|line| line.ends_packs() || (line.terms.resets() && opens(&line))),
             };
@@ -1051,15 +1133,35 @@ impl Item {
             let increment = line.worth().minus(reached).min(granted.minus(filled));
             reached = reached.max(line.worth());
             filled = filled.plus(increment);
-            lost = lost.plus(increment.share((view.refunded)(&line.invoice), line.total));
+            lost = lost.plus(self.lost_of_increment(increment, line, current, periods, view));
         }
         lost
     }
 
+    /// The part of a charge's credits that refunds and disputes take. If the invoice left nothing to pay, what
+    /// it credits paid for the charge.
+    fn lost_of_increment(
+        &self,
+        part: Credits,
+        line: &Line,
+        period: &Period,
+        periods: &[Period],
+        view: &View<'_>,
+    ) -> Credits {
+        let bill = line.bill();
+        if bill.total > 0 || part == Credits::ZERO {
+            return bill.lost(part, view);
+        }
+        if bill.credited > 0 && bill.credited >= bill.charged {
+            return self.lost_of_credited(part, &bill, period, periods, view);
+        }
+        let (rest, lost) = lost_of_moved(part, &bill, view);
+        lost.plus(bill.lost(rest, view))
+    }
+
     /// The part of an opening's credits that refunds and disputes take. If the opening's invoice credits
-    /// unused time of the item, the payments of the credited period paid that share. If the invoice also
-    /// charges a change in the credited period, it credits the unused time against that charge, and its own
-    /// payment pays for the whole opening.
+    /// unused time of the item, the payments of the credited period paid that share. What the invoice charges
+    /// for earlier time is paid by these credits first.
     fn lost_of_opening(
         &self,
         part: Credits,
@@ -1067,40 +1169,46 @@ impl Item {
         periods: &[Period],
         view: &View<'_>,
     ) -> Credits {
-        let own = |part: Credits| part.share((view.refunded)(&period.invoice), period.total);
-        let Some(before) = period.cut_short(periods).filter(|_| period.credited > 0) else {
-            let (rest, lost) = lost_of_replaced(part, period, view);
-            return lost.plus(own(rest));
-        };
-        if self.charges(before, periods).iter().any(|line| line.invoice == period.invoice) {
-            return own(part);
+        let bill = period.bill();
+        let mut own =
+            if bill.credited == 0 { Credits::ZERO } else { part.share(bill.credited, bill.charged) };
+        let (rest, mut lost) = lost_of_moved(part.minus(own), &bill, view);
+        if own > Credits::ZERO
+            && let Some(credited) = credited_by(&bill, periods)
+        {
+            lost = lost.plus(self.lost_of_credited(own, &bill, credited, periods, view));
+            own = Credits::ZERO;
         }
-        let credited = part.share(period.credited, period.charged);
-        own(part.minus(credited)).plus(self.lost_of_credited(credited, before, periods, view))
+        lost.plus(bill.lost(own.plus(rest), view))
     }
 
-    /// What refunds and disputes take of a share that the payments of an earlier period paid: first the newest
+    /// What refunds and disputes take of a share that the payments of a credited period paid: first the newest
     /// charge of that period, except for the unused time that this charge credits itself, and so on back to the
     /// period's opening.
     fn lost_of_credited(
         &self,
-        mut credited: Credits,
-        before: &Period,
+        mut part: Credits,
+        by: &Bill<'_>,
+        period: &Period,
         periods: &[Period],
         view: &View<'_>,
     ) -> Credits {
         let mut lost = Credits::ZERO;
-        for line in self.charges(before, periods).iter().rev() {
-            let charged = line.charged.unwrap_or(line.amount);
-            if charged > 0 {
-                let rest = credited.share(line.credited, charged);
-                lost = lost.plus(credited.minus(rest).share((view.refunded)(&line.invoice), line.total));
-                credited = rest;
+        for line in self.charges(period, periods).iter().rev() {
+            let bill = line.bill();
+            if bill.charged > 0 && bill.start <= by.credited_at && bill.precedes(by) {
+                let older = part.share(bill.credited, bill.charged);
+                let (rest, moved) = lost_of_moved(part.minus(older), &bill, view);
+                lost = lost.plus(moved).plus(bill.lost(rest, view));
+                part = older;
             }
         }
+        if part == Credits::ZERO {
+            return lost;
+        }
         let earlier: Vec<Period> =
-            periods.iter().filter(|other| other.start <= before.start).cloned().collect();
-        lost.plus(self.lost_of_opening(credited, before, &earlier, view))
+            periods.iter().filter(|other| other.start <= period.start).cloned().collect();
+        lost.plus(self.lost_of_opening(part, period, &earlier, view))
     }
 
     /// Credits that were spent from the slices with these starts.
@@ -1252,8 +1360,14 @@ impl Item {
             && self.charges(period, periods).iter().all(back)
     }
 
-    /// Drops what no later fact can make count again.
-    pub(super) fn prune(&mut self, view: &View<'_>) {
+    /// What its invoices credit other items to pay for it.
+    pub(super) fn moved_credits(&self) -> impl Iterator<Item = &MovedCredit> {
+        self.lines.iter().filter_map(|line| line.moved.as_deref()).flat_map(|moved| &moved.credits)
+    }
+
+    /// Drops what no later fact can make count again. What invoices credit from some moments on pays for other
+    /// items.
+    pub(super) fn prune(&mut self, credited: &[Timestamp], view: &View<'_>) {
         let all = self.all_periods(view);
         let openings: Vec<(Timestamp, InvoiceId)> =
             all.iter().map(|(period, _)| (period.start, period.invoice.clone())).collect();
@@ -1267,7 +1381,8 @@ impl Item {
             // - The period before an invoice that credits unused time: the credited period may arrive later.
             // - Periods whose credits may still be carried over. Any item may change to a plan with
             //   `rollover`.
-            // - The period that ran at the time of an import (below).
+            // - The period that ran at the time of an import, and those whose payments paid for other items
+            //   (both below).
             let carried = usize::try_from(view.carried_periods).unwrap_or(usize::MAX);
             let mut oldest = current;
             let mut ended = None;
@@ -1300,6 +1415,14 @@ impl Item {
             let imported = view.imported_at.map(|at| imported_period(at, &periods));
             let is_imported =
                 |start: Timestamp| imported.is_some_and(|(from, to)| start >= from && start < to);
+            let pays_others = |start: Timestamp| {
+                credited.iter().any(|at| {
+                    let begins = |period: &&Period| period.start <= *at;
+                    let next = periods.iter().map(|period| period.shown).find(|shown| shown > at);
+                    periods.iter().rfind(begins).is_some_and(|period| start >= period.shown)
+                        && next.is_none_or(|next| start < next)
+                })
+            };
             let starts = periods.iter().map(|period| period.start);
             self.resets.periods.extend(starts.chain(self.starts.iter().copied()));
             let unproven = periods.iter().filter(|period| period.resets && !period.proven);
@@ -1310,7 +1433,8 @@ impl Item {
                 let opens =
                     openings.iter().any(|(start, invoice)| *start == line.start && *invoice == line.invoice);
                 let may_count = line.charges() || line.amount == 0;
-                is_imported(line.start) || (line.start >= from && (opens || may_count))
+                let stays = line.start >= from || pays_others(line.start);
+                is_imported(line.start) || (stays && (opens || may_count))
             });
             // The line of a period that carries over may arrive after its snapshots.
             let oldest = if carried > 0 { from } else { oldest };
@@ -1325,7 +1449,8 @@ impl Item {
                 |start: &Timestamp| self.lines.iter().any(|line| line.flagged && line.start == *start);
             let is_open = |start: &Timestamp| proven && *start == current;
             self.starts.retain(|start| {
-                is_imported(*start) || (*start >= from && (!is_open(start) || flagged(start)))
+                let stays = *start >= from || pays_others(*start);
+                is_imported(*start) || (stays && (!is_open(start) || flagged(start)))
             });
             self.overdue.retain(|(start, _)| *start >= oldest);
             self.spent.retain(|spent| spent.start >= oldest || is_imported(spent.start));
@@ -1386,26 +1511,37 @@ impl Run {
     }
 }
 
-/// What refunds and disputes take of an opening through the payments of the items that its invoice replaces,
-/// and the part that its own payment paid.
-fn lost_of_replaced(part: Credits, period: &Period, view: &View<'_>) -> (Credits, Credits) {
-    let (mut rest, mut lost) = (part, Credits::ZERO);
-    let Some(replaces) = &period.replaces else { return (rest, lost) };
-    for (id, credits) in &replaces.credits {
-        let Some(item) = view.items.get(id) else { continue };
-        let periods = item.periods(view);
-        // The replaced item's period may begin in the second of the change.
-        let order = |one: &Period| (one.at, one.invoice.clone());
-        let at_once = |one: &&Period| {
-            one.start == period.start && (one.replaces.is_none() || order(one) < order(period))
-        };
-        let before = periods.iter().rfind(at_once).or_else(|| period.cut_short(&periods));
-        let Some(before) = before else { continue };
-        let share = part.share(*credits, replaces.charged).min(rest);
+/// The period of an item in which an invoice's newest credit of it starts. A period that is over by then is not
+/// credited.
+fn credited_by<'a>(by: &Bill<'_>, periods: &'a [Period]) -> Option<&'a Period> {
+    let before =
+        periods.iter().rfind(|period| period.start <= by.credited_at && period.bill().precedes(by))?;
+    before.end.is_none_or(|end| end > by.credited_at).then_some(before)
+}
+
+/// What refunds and disputes take of a part through the payments of other items whose credits paid for it, and
+/// the rest of the part.
+fn lost_of_moved(part: Credits, bill: &Bill<'_>, view: &View<'_>) -> (Credits, Credits) {
+    let (mut rest, mut own, mut lost) = (part, Credits::ZERO, Credits::ZERO);
+    let Some(moved) = bill.moved else { return (rest, lost) };
+    let mut charged = moved.charged;
+    for MovedCredit { item, amount, at } in &moved.credits {
+        let share = rest.share(*amount, charged);
         rest = rest.minus(share);
-        lost = lost.plus(item.lost_of_credited(share, before, &periods, view));
+        charged = charged.saturating_sub(*amount);
+        if share == Credits::ZERO {
+            continue;
+        }
+        let by = Bill { credited_at: *at, ..*bill };
+        let periods = view.items.get(item).map(|item| item.periods(view)).unwrap_or_default();
+        match (view.items.get(item), credited_by(&by, &periods)) {
+            (Some(item), Some(period)) => {
+                lost = lost.plus(item.lost_of_credited(share, &by, period, &periods, view));
+            }
+            _ => own = own.plus(share),
+        }
     }
-    (rest, lost)
+    (own.plus(rest), lost)
 }
 
 /// The plan in force at a moment.

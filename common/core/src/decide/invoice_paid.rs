@@ -18,9 +18,11 @@
 //! `invoice#in_…` records each paid invoice once. An invoice that is not paid grants nothing. The invoice's
 //! own `period_start` and `period_end` are never the period of service.
 
+use std::collections::BTreeSet;
+
 use super::customer_subscription::{Place, PriceTerms, price_terms};
 use super::{EventFacts, Parked, offer, payment_of_invoice};
-use crate::account::item::{Line, Replaced};
+use crate::account::item::{Line, Moved, MovedCredit};
 use crate::account::lots::Purchase;
 use crate::account::products::BoughtProduct;
 use crate::account::snapshot::{Terms, digest};
@@ -370,8 +372,10 @@ impl Sold {
             total,
             paid: (paid != total).then_some(paid),
             credited: 0,
+            credited_at: None,
+            charged_before: 0,
             charged: None,
-            replaces: None,
+            moved: None,
         };
         self.lines.push((item, line, invoice.created.unwrap_or(event.created)));
     }
@@ -379,31 +383,55 @@ impl Sold {
     /// Writes beside each line when it shows that its item was there, and into it by how much the invoice
     /// credits unused time of the item.
     fn name_credits(&mut self, lines: &[&event::InvoiceLine]) {
-        let distance = |one: Timestamp, other: Timestamp| one.seconds_since(other).abs();
         for (item, line, named_at) in &mut self.lines {
             if let Some(item) = item
                 && !shows(line, item, lines, *named_at)
             {
                 *named_at = line.start.min(*named_at);
             }
-            let of_item = || lines.iter().copied().filter(|other| other.item == *item);
-            let charges = || of_item().filter(|other| other.amount >= 0);
-            // An invoice may charge several changes of an item. What belongs to a later one does not count.
-            let is_later = |other: &Timestamp| *other > line.start;
-            let is_for_later_change = |credit: Timestamp| {
-                let later = charges().filter_map(|other| other.period_start).filter(is_later);
-                let own = distance(line.start, credit);
-                later.into_iter().any(|later| distance(later, credit) < own)
-            };
-            let sum =
-                |sum: i64, other: &event::InvoiceLine| sum.saturating_add(other.amount.saturating_abs());
-            let credits = of_item().filter(|other| other.amount < 0);
-            let credits = credits.filter(|other| !other.period_start.is_some_and(is_for_later_change));
-            line.credited = credits.fold(0, sum);
-            let all =
-                charges().filter(|other| !other.period_start.as_ref().is_some_and(is_later)).fold(0, sum);
-            line.charged = (all != line.amount).then_some(all);
-            line.replaces = replaced(item.as_ref(), line.start, lines);
+            let sums = Sums::of(item.as_ref(), line.start, lines);
+            line.credited = sums.credited;
+            line.credited_at = sums.credited_at.filter(|at| *at != line.start);
+            line.charged_before = sums.charged_before;
+            line.charged = (sums.charged != line.amount).then_some(sums.charged);
+            line.moved = item.as_ref().and_then(|item| moved(item, line.start, line.total, lines));
+        }
+    }
+}
+
+/// What an invoice credits and charges an item up to a moment (minor units).
+struct Sums {
+    credited: i64,
+    /// Where the newest credit starts.
+    credited_at: Option<Timestamp>,
+    /// What is charged from earlier moments on.
+    charged_before: i64,
+    /// What is charged from this moment on.
+    charged: i64,
+}
+
+impl Sums {
+    /// An invoice may bill several changes of an item. A credit belongs to the charge whose start is nearest;
+    /// in recorded events the two differ by a second.
+    fn of(item: Option<&ItemId>, at: Timestamp, lines: &[&event::InvoiceLine]) -> Self {
+        let of_item = || lines.iter().copied().filter(|line| line.item.as_ref() == item);
+        let charges = || of_item().filter(|line| line.amount >= 0);
+        let distance = |one: Timestamp, other: Timestamp| one.seconds_since(other).abs();
+        let is_for_later_charge = |credit: Timestamp| {
+            let later = charges().filter_map(|line| line.period_start).filter(|start| *start > at);
+            later.into_iter().any(|later| distance(later, credit) < distance(at, credit))
+        };
+        let credits = of_item().filter(|line| line.amount < 0);
+        let credits: Vec<_> =
+            credits.filter(|line| !line.period_start.is_some_and(is_for_later_charge)).collect();
+        let sum = |sum: i64, line: &event::InvoiceLine| sum.saturating_add(line.amount.saturating_abs());
+        Self {
+            credited: credits.iter().copied().fold(0, sum),
+            credited_at: credits.iter().filter_map(|line| line.period_start).max(),
+            charged_before: charges()
+                .filter(|line| line.period_start.is_some_and(|start| start < at))
+                .fold(0, sum),
+            charged: charges().filter(|line| line.period_start.is_none_or(|start| start == at)).fold(0, sum),
         }
     }
 }
@@ -416,31 +444,40 @@ fn shows(line: &Line, item: &ItemId, lines: &[&event::InvoiceLine], made: Timest
     line.end.is_none_or(|end| end > made) && !lines.iter().any(|other| is_credit(other) && is_later(other))
 }
 
-/// The items that an invoice replaces at a moment by others, of which this is one, as Laravel Cashier's `swap`
-/// does: it only credits the ones, and only charges the others.
-fn replaced(item: Option<&ItemId>, start: Timestamp, lines: &[&event::InvoiceLine]) -> Option<Box<Replaced>> {
-    let credits_it =
-        |item: &ItemId| lines.iter().any(|line| line.item.as_ref() == Some(item) && line.amount < 0);
-    let bills_it =
-        |item: &ItemId| lines.iter().any(|line| line.item.as_ref() == Some(item) && line.amount >= 0);
-    if !lines.iter().any(|line| line.amount < 0) || item.is_none_or(credits_it) {
+/// What of other items' unused time pays for the lines of an item from a moment on. An invoice that replaces
+/// items by others, as Laravel Cashier's `swap` does, only credits the ones and only charges the others, from
+/// that moment on. If an invoice leaves nothing to pay, what it credits items beyond its charges for them pays
+/// for all others.
+fn moved(item: &ItemId, start: Timestamp, total: i64, lines: &[&event::InvoiceLine]) -> Option<Box<Moved>> {
+    let is_credited = |item: &ItemId| lines_of(item, lines).any(|line| line.amount < 0);
+    let net = |item: &ItemId| {
+        let counts = |line: &event::InvoiceLine| total <= 0 || line.period_start == Some(start);
+        let is_mixed = is_credited(item) && lines_of(item, lines).any(|line| line.amount >= 0);
+        let lines = lines_of(item, lines).filter(|line| counts(line) && !(total > 0 && is_mixed));
+        lines.fold(0_i64, |sum, line| sum.saturating_add(line.amount))
+    };
+    let items: BTreeSet<&ItemId> = lines.iter().filter_map(|line| line.item.as_ref()).collect();
+    let pays_itself = if total > 0 { is_credited(item) } else { net(item) <= 0 };
+    if pays_itself || !items.iter().any(|item| is_credited(item)) {
         return None;
     }
-    let mut replaced = Replaced { credits: Vec::new(), charged: 0 };
-    for line in lines.iter().filter(|line| line.period_start == Some(start)) {
-        let Some(item) = &line.item else { continue };
-        if line.amount > 0 && !credits_it(item) {
-            replaced.charged = replaced.charged.saturating_add(line.amount);
-        } else if line.amount < 0 && !bills_it(item) {
-            let amount = line.amount.saturating_abs();
-            match replaced.credits.iter_mut().find(|(known, _)| known == item) {
-                Some((_, known)) => *known = known.saturating_add(amount),
-                None => replaced.credits.push((item.clone(), amount)),
-            }
-        }
-    }
-    replaced.credits.sort();
-    (!replaced.credits.is_empty()).then(|| Box::new(replaced))
+    let credit = |item: &ItemId| {
+        let starts =
+            lines_of(item, lines).filter(|line| line.amount < 0).filter_map(|line| line.period_start);
+        let at = starts.filter(|at| *at <= start).max().unwrap_or(start);
+        MovedCredit { item: item.clone(), amount: net(item).saturating_abs(), at }
+    };
+    let credits: Vec<MovedCredit> =
+        items.iter().filter(|item| net(item) < 0).map(|item| credit(item)).collect();
+    let charged = items.iter().map(|item| net(item).max(0)).fold(0, i64::saturating_add);
+    (!credits.is_empty()).then(|| Box::new(Moved { credits, charged }))
+}
+
+fn lines_of<'a>(
+    item: &'a ItemId,
+    lines: &'a [&'a event::InvoiceLine],
+) -> impl Iterator<Item = &'a event::InvoiceLine> {
+    lines.iter().copied().filter(move |line| line.item.as_ref() == Some(item))
 }
 
 /// The kind of an invoice's ledger entry, by its lines.

@@ -26,8 +26,10 @@ pub(in crate::account) fn period(start: i64, plan: &str, credits: u64) -> Period
         total: 2000,
         paid: 2000,
         credited: 0,
+        credited_at: at(start),
+        charged_before: 0,
         charged: 2000,
-        replaces: None,
+        moved: None,
         proven: true,
         resets: true,
     }

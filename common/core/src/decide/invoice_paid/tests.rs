@@ -457,7 +457,8 @@ fn the_kind_of_an_entry_follows_from_the_lines_and_the_reason() {
 
 /// Minor units that an invoice with these lines (item, amount) credits for each item that it replaces, and what
 /// it charges for the others. All lines start at one time.
-fn replaced_by(item: Option<&str>, lines: &[(&str, i64)]) -> Option<(Vec<(String, i64)>, i64)> {
+fn moved_to(item: Option<&str>, lines: &[(&str, i64)]) -> Option<(Vec<(String, i64)>, i64)> {
+    let total = lines.iter().map(|(_, amount)| amount).sum();
     let lines = lines.iter().map(|(item, amount)| {
         let of_item = json!({"parent": {"subscription_item_details": {"subscription_item": item}}});
         patched(proration("price_pro", *amount), &of_item)
@@ -468,8 +469,11 @@ fn replaced_by(item: Option<&str>, lines: &[(&str, i64)]) -> Option<(Vec<(String
     let crate::event::Object::Invoice(invoice) = &event.object else { panic!("no invoice") };
     let lines: Vec<_> = invoice.lines.iter().collect();
     let item = item.map(|id| crate::ids::ItemId::new(id).unwrap());
-    let replaced = super::replaced(item.as_ref(), lines[0].period_start.unwrap(), &lines)?;
-    Some((replaced.credits.iter().map(|(id, amount)| (id.to_string(), *amount)).collect(), replaced.charged))
+    let moved = super::moved(&item?, lines[0].period_start.unwrap(), total, &lines)?;
+    Some((
+        moved.credits.iter().map(|credit| (credit.item.to_string(), credit.amount)).collect(),
+        moved.charged,
+    ))
 }
 
 #[test]
@@ -478,20 +482,20 @@ fn an_invoice_replaces_the_items_that_it_only_credits_by_those_that_it_only_char
         Some((credits.iter().map(|(id, amount)| ((*id).to_owned(), *amount)).collect::<Vec<_>>(), charged))
     };
     let swap = [("si_1", -500), ("si_2", 800)];
-    assert_eq!(replaced_by(Some("si_2"), &swap), some(&[("si_1", 500)], 800));
-    assert_eq!(replaced_by(Some("si_1"), &swap), None, "the item that is credited");
-    assert_eq!(replaced_by(None, &swap), None, "a line without an item");
+    assert_eq!(moved_to(Some("si_2"), &swap), some(&[("si_1", 500)], 800));
+    assert_eq!(moved_to(Some("si_1"), &swap), None, "the item that is credited");
+    assert_eq!(moved_to(None, &swap), None, "a line without an item");
     let free = [("si_1", -500), ("si_2", 0)];
-    assert_eq!(replaced_by(Some("si_2"), &free), some(&[("si_1", 500)], 0), "by an item that costs nothing");
+    assert_eq!(moved_to(Some("si_2"), &free), None, "nothing pays for an item that costs nothing");
     let beside = [("si_1", -500), ("si_2", 800), ("si_3", -200), ("si_3", 300), ("si_4", 40)];
     assert_eq!(
-        replaced_by(Some("si_2"), &beside),
+        moved_to(Some("si_2"), &beside),
         some(&[("si_1", 500)], 840),
         "beside an item that changes, and one more that comes"
     );
     let two = [("si_9", -50), ("si_1", -500), ("si_1", -100), ("si_2", 800)];
-    assert_eq!(replaced_by(Some("si_2"), &two), some(&[("si_1", 600), ("si_9", 50)], 800), "two items");
-    assert_eq!(replaced_by(Some("si_2"), &[("si_1", 500), ("si_2", 800)]), None, "nothing is credited");
+    assert_eq!(moved_to(Some("si_2"), &two), some(&[("si_1", 600), ("si_9", 50)], 800), "two items");
+    assert_eq!(moved_to(Some("si_2"), &[("si_1", 500), ("si_2", 800)]), None, "nothing is credited");
 }
 
 /// What an invoice charges for an item is the sum of its lines. A credit of its unused time was paid for by

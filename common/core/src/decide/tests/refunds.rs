@@ -3,9 +3,9 @@
 use serde_json::{Value, json};
 
 use super::shapes::{
-    DAY, T, YEAR, bill, bill_with, check_life, flagged, item, line, month, once, shows, tie, tie_by,
+    DAY, T, YEAR, bill, bill_with, check_life, flagged, item, line, month, once, seats, shows, tie, tie_by,
 };
-use super::{MONTH, Run, Step, dispute, event, refund, refunded};
+use super::{MONTH, Run, Step, dispute, event, patched, refund, refunded};
 use crate::decide::{Outcome, Payments, add_reversals, decide};
 use crate::ids::SessionId;
 use crate::ledger::LedgerKey;
@@ -23,6 +23,11 @@ fn opened() -> Vec<Step> {
         bill(T + 1, "in_1", "subscription_create", &[line("si_1", "price_pro", 2000, T, month(T))]),
         tie(T + 1, "in_1"),
     ]
+}
+
+/// A month of seats of `si_1`.
+fn seat_line(quantity: u64, amount: i64, start: i64) -> Value {
+    patched(line("si_1", "price_team", amount, start, month(start)), &json!({"quantity": quantity}))
 }
 
 /// An upgrade to `price_business` that an invoice of 7100 charges.
@@ -652,6 +657,155 @@ fn a_renewal_that_bills_the_lines_of_a_change_pays_for_its_whole_period() {
     check_life("half of the second", &life(vec![half]), "business 10000 | si_1=10000");
     let both = vec![refunded(next + DAY, "pi_in_1", 2000), refunded(next + DAY, "pi_in_2", 4200)];
     check_life("both in full", &life(both), "business 0 | si_1=0");
+}
+
+/// A downgrade half way through the month, and the renewal that bills it. Stripe's example: -50 USD for the unused
+/// time at 100 USD, +5 USD for the rest of the month at 10 USD
+/// (<https://support.stripe.com/questions/refunding-credit-balance-to-customer-after-subscription-downgrade-or-cancellation>).
+/// What is left of the credit pays for the new month, whatever the invoice's `total`.
+#[test]
+fn a_credit_that_waits_for_the_renewal_pays_for_the_next_period() {
+    let (at, next) = (T + 15 * DAY, month(T));
+    let first = [line("si_1", "price_business", 10_000, T, next)];
+    let life = |credit: i64, rest: i64, back: &[(&str, i64)]| {
+        let lines = [
+            flagged("si_1", "price_business", credit, at, next),
+            flagged("si_1", "price_pro", rest, at, next),
+            line("si_1", "price_pro", 1000, next, month(next)),
+        ];
+        let mut given = vec![
+            shows(T, "active", &[plan("price_business")]),
+            bill(T + 1, "in_1", "subscription_create", &first),
+            tie(T + 1, "in_1"),
+            shows(at, "active", &[plan("price_pro")]),
+            shows(next, "active", &[item("si_1", "price_pro", next, month(next))]),
+            bill(next + 1, "in_2", "subscription_cycle", &lines),
+            tie(next + 1, "in_2"),
+        ];
+        given.extend(back.iter().map(|(payment, amount)| refunded(next + DAY, payment, *amount)));
+        given
+    };
+    for (what, credit, rest, back, expect) in [
+        ("all is credit", -5000, 500, &[][..], 5000),
+        ("half of the first", -5000, 500, &[("pi_in_1", 5000)], 2500),
+        ("all of the first", -5000, 500, &[("pi_in_1", 10_000)], 0),
+        ("the credit is used up", -1500, 500, &[("pi_in_1", 10_000)], 0),
+        // Of 1000 minor units, 600 are credit, and 400 are paid.
+        ("a part is credit: the first", -1100, 500, &[("pi_in_1", 10_000)], 2000),
+        ("a part is credit: the second", -1100, 500, &[("pi_in_2", 400)], 3000),
+        ("a part is credit: both", -1100, 500, &[("pi_in_1", 10_000), ("pi_in_2", 400)], 0),
+        ("no credit is left: the first", -400, 500, &[("pi_in_1", 10_000)], 5000),
+        ("no credit is left: the second", -400, 500, &[("pi_in_2", 1100)], 0),
+    ] {
+        check_life(what, &life(credit, rest, back), &format!("pro {expect} | si_1={expect}"));
+    }
+}
+
+/// Two items; seats of the one are given back, and the credit waits for the renewal of both. The invoice leaves
+/// nothing to pay, so the first payment paid for the second month of both. If something is to be paid, the
+/// invoice's own payment paid for the other item. Stripe: credits that wait are billed with the next invoice
+/// (<https://docs.stripe.com/billing/subscriptions/prorations>).
+#[test]
+fn a_waiting_credit_pays_for_other_items_of_an_invoice_that_leaves_nothing_to_pay() {
+    let (at, next) = (T + 15 * DAY, month(T));
+    let both = |seats_now: u64, start: i64| {
+        let seats = seats("si_1", "price_team", seats_now, start, month(start));
+        [seats, item("si_2", "price_pro", start, month(start))]
+    };
+    let life = |credit: i64, back: &[(&str, i64)]| {
+        let lines = [
+            patched(flagged("si_1", "price_team", credit, at, next), &json!({"quantity": 10})),
+            flagged("si_1", "price_team", 500, at, next),
+            line("si_1", "price_team", 1000, next, month(next)),
+            line("si_2", "price_pro", 2000, next, month(next)),
+        ];
+        let first = [seat_line(10, 10_000, T), line("si_2", "price_pro", 2000, T, next)];
+        let mut given = vec![
+            shows(T, "active", &both(10, T)),
+            bill(T + 1, "in_1", "subscription_create", &first),
+            tie(T + 1, "in_1"),
+            shows(at, "active", &both(1, T)),
+            shows(next, "active", &both(1, next)),
+            bill(next + 1, "in_2", "subscription_cycle", &lines),
+            tie(next + 1, "in_2"),
+        ];
+        given.extend(back.iter().map(|(payment, amount)| refunded(next + DAY, payment, *amount)));
+        given
+    };
+    for (what, credit, back, expect) in [
+        ("nothing", -5000, &[][..], "business 6000 | si_1=1000 si_2=5000"),
+        ("half of the first", -5000, &[("pi_in_1", 6000)], "business 3000 | si_1=500 si_2=2500"),
+        ("all", -5000, &[("pi_in_1", 12_000)], "business 0 | si_1=0 si_2=0"),
+        ("the credit pays for all to the cent", -3500, &[("pi_in_1", 12_000)], "business 0 | si_1=0 si_2=0"),
+        ("500 are paid: the first", -3000, &[("pi_in_1", 12_000)], "business 5000 | si_1=0 si_2=5000"),
+        ("500 are paid: the second", -3000, &[("pi_in_2", 500)], "business 1000 | si_1=1000 si_2=0"),
+    ] {
+        check_life(what, &life(credit, back), expect);
+    }
+}
+
+/// The other item is paid for a year, and the item that paid for it is renewed each month. Items of a subscription
+/// may have intervals of their own since `2025-06-30.basil`
+/// (<https://docs.stripe.com/billing/subscriptions/mixed-interval>).
+#[test]
+fn a_payment_that_paid_for_another_items_year_is_known_for_that_year() {
+    let (at, year) = (T + 15 * DAY, T + 15 * DAY + YEAR);
+    let months = [T, month(T), month(month(T)), month(month(month(T)))];
+    let items = |number: u64, place: usize| {
+        let (start, end) = (months[place], month(months[place]));
+        [seats("si_1", "price_team", number, start, end), item("si_2", "price_pro_year", at, year)]
+    };
+    let lines = [
+        patched(flagged("si_1", "price_team", -25_000, at, months[1]), &json!({"quantity": 50})),
+        flagged("si_1", "price_team", 500, at, months[1]),
+        line("si_2", "price_pro_year", 20_000, at, year),
+    ];
+    let mut given = vec![
+        shows(T, "active", &[seats("si_1", "price_team", 50, T, months[1])]),
+        bill(T + 1, "in_1", "subscription_create", &[seat_line(50, 50_000, T)]),
+        tie(T + 1, "in_1"),
+        shows(at, "active", &items(1, 0)),
+        bill(at + 1, "in_2", "subscription_update", &lines),
+        tie(at + 1, "in_2"),
+    ];
+    for (place, start) in months.into_iter().enumerate().skip(1) {
+        let id = format!("in_month_{place}");
+        given.push(shows(start, "active", &items(1, place)));
+        given.push(bill(start + 1, &id, "subscription_cycle", &[seat_line(1, 1000, start)]));
+        given.push(tie(start + 1, &id));
+    }
+    given.push(refunded(months[3] + DAY, "pi_in_1", 25_000));
+    assert_eq!(super::shapes::end(&Run::of(&given)), "business 3500 | si_1=1000 si_2=2500");
+}
+
+/// One update upgrades an item and gives seats of another one back. The credit for the seats pays for the
+/// upgrade, and goes with the payment that paid for the seats.
+#[test]
+fn a_credit_for_seats_pays_for_the_upgrade_of_another_item() {
+    let at = T + 15 * DAY;
+    let lines = [
+        patched(flagged("si_1", "price_team", -5000, at, month(T)), &json!({"quantity": 10})),
+        flagged("si_1", "price_team", 500, at, month(T)),
+        flagged("si_2", "price_pro", -1000, at, month(T)),
+        flagged("si_2", "price_business", 4500, at, month(T)),
+    ];
+    let first = [seat_line(10, 10_000, T), line("si_2", "price_pro", 2000, T, month(T))];
+    let items = |number: u64, price: &str| {
+        [seats("si_1", "price_team", number, T, month(T)), item("si_2", price, T, month(T))]
+    };
+    let life = |back: i64| {
+        vec![
+            shows(T, "active", &items(10, "price_pro")),
+            bill(T + 1, "in_1", "subscription_create", &first),
+            tie(T + 1, "in_1"),
+            shows(at, "active", &items(1, "price_business")),
+            bill(at + 1, "in_2", "subscription_update", &lines),
+            tie(at + 1, "in_2"),
+            refunded(at + DAY, "pi_in_1", back),
+        ]
+    };
+    check_life("half", &life(6000), "business 10500 | si_1=500 si_2=10000");
+    check_life("all", &life(12_000), "business 0 | si_1=0 si_2=0");
 }
 
 /// Two changes in one period, the second with a new period at once, each with the credit of unused time that
