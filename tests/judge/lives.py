@@ -532,11 +532,12 @@ class Life:
 
     def pay_late(self, sub):
         lines = sub.over.pop("unpaid", None)
-        if lines and sub.status in ("past_due", "unpaid") or lines and "due" in sub.over:
+        if lines and (sub.status in ("past_due", "unpaid") or "due" in sub.over):
             sub.over.pop("due", None)
             self.invoice(sub, "subscription_cycle", lines)
-            sub.status = "active"
-            self.show(sub, previous={"status": "past_due"})
+            if sub.status != "canceled":
+                sub.status = "active"
+                self.show(sub, previous={"status": "past_due"})
 
     def end(self, sub, reason, at):
         sub.status, sub.reason, sub.ended = "canceled", reason, at
