@@ -1,0 +1,249 @@
+//! Which payments paid for an item's credits, and what their refunds and disputes take.
+//!
+//! An invoice charges an item from a moment on: it opens a period, or a plan changes within one. Its own payment
+//! pays for that, but for the part that it credits. What it credits was paid for by the payments of the period
+//! in which the credit starts, and so on back.
+
+use serde::{Deserialize, Serialize};
+
+use super::{Item, Line, Period, View};
+use crate::credits::Credits;
+use crate::ids::{InvoiceId, ItemId};
+use crate::timestamp::Timestamp;
+
+/// Stands for all that a period's payments paid.
+const WHOLE: Credits = Credits::new(1_000_000);
+
+/// Money that an invoice moves from items to others: it credits unused time of the ones, which pays for the
+/// others.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Moved {
+    /// The items that it credits.
+    pub credits: Vec<MovedCredit>,
+    /// Minor units that it charges for the items which these credits pay for.
+    pub charged: i64,
+}
+
+/// What an invoice credits one item.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MovedCredit {
+    /// The item.
+    pub item: ItemId,
+    /// Minor units.
+    pub amount: i64,
+    /// Where the newest of its credits starts.
+    pub at: Timestamp,
+}
+
+/// What an invoice charges an item from a moment on, and what pays for it.
+#[derive(Clone, Copy)]
+struct Bill<'a> {
+    start: Timestamp,
+    /// `created` of the event that says the invoice is paid.
+    at: Timestamp,
+    invoice: &'a InvoiceId,
+    /// The invoice's `total` in minor units.
+    total: i64,
+    /// Minor units that are credited for it.
+    credited: i64,
+    /// Where the newest credit starts.
+    credited_at: Timestamp,
+    /// Minor units that are charged.
+    charged: i64,
+    moved: Option<&'a Moved>,
+}
+
+impl Bill<'_> {
+    /// Whether its payment may have paid a part of another bill. In one second, a bill without credits may
+    /// come late.
+    fn precedes(&self, other: &Bill<'_>) -> bool {
+        let is_leaf = self.credited == 0 && self.moved.is_none();
+        let is_older = || is_leaf || (self.at, self.invoice) < (other.at, other.invoice);
+        self.invoice != other.invoice
+            && (self.start < other.start || (self.start == other.start && is_older()))
+    }
+
+    /// What refunds and disputes of its own payment take of a part.
+    fn lost(&self, part: Credits, view: &View<'_>) -> Credits {
+        part.share((view.refunded)(self.invoice), self.total)
+    }
+}
+
+impl Line {
+    fn bill(&self) -> Bill<'_> {
+        Bill {
+            start: self.start,
+            at: self.at,
+            invoice: &self.invoice,
+            total: self.total,
+            credited: self.credited.saturating_sub(self.charged_before).max(0),
+            credited_at: self.credited_at.unwrap_or(self.start),
+            charged: self.charged.unwrap_or(self.amount),
+            moved: self.moved.as_deref(),
+        }
+    }
+}
+
+impl Period {
+    fn bill(&self) -> Bill<'_> {
+        Bill {
+            start: self.start,
+            at: self.at,
+            invoice: &self.invoice,
+            total: self.total,
+            credited: self.credited.saturating_sub(self.charged_before).max(0),
+            credited_at: self.credited_at,
+            charged: self.charged,
+            moved: self.moved.as_deref(),
+        }
+    }
+}
+
+impl Item {
+    /// The credits that refunds and disputes take. The granted credits consist of the opening's credits, then
+    /// the increments of the charged changes, then what was not charged. Each part loses the share of its own
+    /// payment that was refunded or disputed.
+    pub(in crate::account) fn lost(
+        &self,
+        current: &Period,
+        periods: &[Period],
+        charges: &[&Line],
+        granted: Credits,
+        view: &View<'_>,
+    ) -> Credits {
+        let opening = current.worth().min(granted);
+        let mut lost = self.lost_of_opening(opening, current, periods, view);
+        let (mut reached, mut filled) = (current.worth(), opening);
+        for line in charges {
+            let increment = line.worth().minus(reached).min(granted.minus(filled));
+            reached = reached.max(line.worth());
+            filled = filled.plus(increment);
+            lost = lost.plus(self.lost_of_increment(increment, line, current, periods, view));
+        }
+        lost
+    }
+
+    /// The part of a charge's credits that refunds and disputes take. If the invoice left nothing to pay, what
+    /// it credits paid for the charge.
+    fn lost_of_increment(
+        &self,
+        part: Credits,
+        line: &Line,
+        period: &Period,
+        periods: &[Period],
+        view: &View<'_>,
+    ) -> Credits {
+        let bill = line.bill();
+        if bill.total > 0 || part == Credits::ZERO {
+            return bill.lost(part, view);
+        }
+        if bill.credited > 0 && bill.credited >= bill.charged {
+            return self.lost_of_credited(part, &bill, period, periods, view);
+        }
+        let (rest, lost) = lost_of_moved(part, &bill, view);
+        lost.plus(bill.lost(rest, view))
+    }
+
+    /// The part of an opening's credits that refunds and disputes take. If the opening's invoice credits
+    /// unused time of the item, the payments of the credited period paid that share. What the invoice charges
+    /// for earlier time is paid by these credits first.
+    fn lost_of_opening(
+        &self,
+        part: Credits,
+        period: &Period,
+        periods: &[Period],
+        view: &View<'_>,
+    ) -> Credits {
+        let bill = period.bill();
+        let mut own =
+            if bill.credited == 0 { Credits::ZERO } else { part.share(bill.credited, bill.charged) };
+        let (rest, mut lost) = lost_of_moved(part.minus(own), &bill, view);
+        if own > Credits::ZERO
+            && let Some(credited) = credited_by(&bill, periods)
+        {
+            lost = lost.plus(self.lost_of_credited(own, &bill, credited, periods, view));
+            own = Credits::ZERO;
+        }
+        lost.plus(bill.lost(own.plus(rest), view))
+    }
+
+    /// What refunds and disputes take of a share that the payments of a credited period paid: first the newest
+    /// charge of that period, except for the unused time that this charge credits itself, and so on back to the
+    /// period's opening.
+    fn lost_of_credited(
+        &self,
+        mut part: Credits,
+        by: &Bill<'_>,
+        period: &Period,
+        periods: &[Period],
+        view: &View<'_>,
+    ) -> Credits {
+        let mut lost = Credits::ZERO;
+        for line in self.charges(period, periods).iter().rev() {
+            let bill = line.bill();
+            if bill.charged > 0 && bill.start <= by.credited_at && bill.precedes(by) {
+                let older = part.share(bill.credited, bill.charged);
+                let (rest, moved) = lost_of_moved(part.minus(older), &bill, view);
+                lost = lost.plus(moved).plus(bill.lost(rest, view));
+                part = older;
+            }
+        }
+        if part == Credits::ZERO {
+            return lost;
+        }
+        let earlier: Vec<Period> =
+            periods.iter().filter(|other| other.start <= period.start).cloned().collect();
+        lost.plus(self.lost_of_opening(part, period, &earlier, view))
+    }
+
+    /// Whether all that was paid for a period is refunded or disputed, also what the invoice of its opening
+    /// credits of earlier payments.
+    pub(in crate::account) fn is_refunded(
+        &self,
+        period: &Period,
+        periods: &[Period],
+        view: &View<'_>,
+    ) -> bool {
+        let back = |line: &&Line| line.total <= 0 || (view.refunded)(&line.invoice) >= line.total;
+        self.lost_of_opening(WHOLE, period, periods, view) == WHOLE
+            && self.charges(period, periods).iter().all(back)
+    }
+
+    /// What its invoices credit other items to pay for it.
+    pub(in crate::account) fn moved_credits(&self) -> impl Iterator<Item = &MovedCredit> {
+        self.lines.iter().filter_map(|line| line.moved.as_deref()).flat_map(|moved| &moved.credits)
+    }
+}
+
+/// The period of an item in which an invoice's newest credit of it starts. A period that is over by then is not
+/// credited.
+fn credited_by<'a>(by: &Bill<'_>, periods: &'a [Period]) -> Option<&'a Period> {
+    let before =
+        periods.iter().rfind(|period| period.start <= by.credited_at && period.bill().precedes(by))?;
+    before.end.is_none_or(|end| end > by.credited_at).then_some(before)
+}
+
+/// What refunds and disputes take of a part through the payments of other items whose credits paid for it, and
+/// the rest of the part.
+fn lost_of_moved(part: Credits, bill: &Bill<'_>, view: &View<'_>) -> (Credits, Credits) {
+    let (mut rest, mut own, mut lost) = (part, Credits::ZERO, Credits::ZERO);
+    let Some(moved) = bill.moved else { return (rest, lost) };
+    let mut charged = moved.charged;
+    for MovedCredit { item, amount, at } in &moved.credits {
+        let share = rest.share(*amount, charged);
+        rest = rest.minus(share);
+        charged = charged.saturating_sub(*amount);
+        if share == Credits::ZERO {
+            continue;
+        }
+        let by = Bill { credited_at: *at, ..*bill };
+        let periods = view.items.get(item).map(|item| item.periods(view)).unwrap_or_default();
+        match (view.items.get(item), credited_by(&by, &periods)) {
+            (Some(item), Some(period)) => {
+                lost = lost.plus(item.lost_of_credited(share, &by, period, &periods, view));
+            }
+            _ => own = own.plus(share),
+        }
+    }
+    (own.plus(rest), lost)
+}
