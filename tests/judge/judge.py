@@ -21,9 +21,8 @@ def add_months(at, months):
 
 
 def sums(lines, start):
-    """What earlier charges of an invoice leave of what it credits an item, what it charges from a moment on, and
-    where the newest credit starts. A credit belongs to the charge that is nearest."""
-    near = lambda n: min((abs(c.start - n.start), c.start) for c in lines if c.amount >= 0)[1]
+    """Of an item's lines: credits left after earlier charges, charges from `start` on, the newest credit's start."""
+    near = lambda n: min((abs(c.start - n.start), c.start) for c in lines if c.amount >= 0)[1]  # its charge
     left = -sum(n.amount for n in lines if near(n) < start or near(n) == start and n.amount < 0)
     at = max([n.start for n in lines if n.amount < 0 and near(n) <= start], default=0)
     return max(0, left), sum(n.amount for n in lines if n.start == start and n.amount > 0), at
@@ -203,15 +202,16 @@ class User:
 
     def moved(self, opening):
         """Of other items: (item, what the invoice credits of it, the charges that this pays for, its start)."""
-        lines, paid, net = [n for n in opening.invoice.lines if n.item], opening.invoice.total > 0, Counter()
+        lines = sorted((n for n in opening.invoice.lines if n.item), key=lambda n: (n.start, n.end))
         credited, charged = ({n.item for n in lines if (n.amount < 0) == back} for back in (True, False))
+        paid, net, start = opening.invoice.total > 0, Counter(), opening.start
         for n in lines:
-            net[n.item] += (not paid or n.start == opening.start and n.item not in credited & charged) * n.amount
-        need = sum(max(0, amount) for amount in net.values())
-        for item in sorted(i for i in net if net[i] < 0):
-            if opening.item in charged - credited if paid else net[opening.item] > 0:
-                at = [n.start for n in lines if n.item == item and n.amount < 0 and n.start <= opening.start]
-                yield item, -net[item], need, max(at, default=opening.start)
+            net[n.item] += (not paid or n.start == start and n.item not in credited & charged) * n.amount
+        need, gone = sum(max(0, amount) for amount in net.values()), credited - charged
+        newest = {n.item: n for n in lines if n.amount < 0 and n.start <= start and net[n.item] < 0}
+        for item in sorted(newest) if (opening.item not in credited if paid else net[opening.item] > 0) else []:
+            if item in gone or newest[item].end in (start, opening.end):
+                yield item, -net[item], need, newest[item].start
                 need += net[item]
 
     def fill(self, opening, worth, at):

@@ -592,11 +592,14 @@ impl<'a> Item<'a> {
 
     /// What an invoice moves to this item from others. Of items that it replaces by others, this one among
     /// them, it only credits the ones and only charges the others, from the same moment. If nothing was to be
-    /// paid, what it credits other items beyond their charges pays for what it charges beyond its credits.
+    /// paid, what it credits other items beyond their charges pays for what it charges beyond its credits; of
+    /// items that stay only if their credit ends with this period, or where it starts.
     fn moved_to(&self, p: &Paid<'a>, items: &[Item<'a>]) -> Vec<Share<'a>> {
         let lines = |item: &'a str| p.invoice.lines.iter().filter(move |l| l.item.as_deref() == Some(item));
         let net = |item: &'a str| lines(item).map(|l| l.amount).sum::<i64>();
         let here = |item: &'a str| lines(item).filter(|l| l.start == p.start).map(|l| l.amount).sum::<i64>();
+        let credits = |item: &'a str| lines(item).filter(|l| l.amount < 0 && l.start <= p.start);
+        let newest = |item: &'a str| credits(item).max_by_key(|l| (l.start, l.end));
         let all_below = |item: &'a str| lines(item).all(|l| l.amount < 0);
         let none_below = |item: &'a str| lines(item).all(|l| l.amount >= 0);
         let named: BTreeSet<&'a str> = p.invoice.lines.iter().filter_map(|l| l.item.as_deref()).collect();
@@ -605,7 +608,9 @@ impl<'a> Item<'a> {
             if net(own) <= 0 {
                 return Vec::new();
             }
-            let credits = named.iter().map(|i| (*i, -net(i))).filter(|(_, n)| *n > 0);
+            let counts =
+                |i: &&&'a str| newest(i).is_some_and(|l| all_below(i) || l.end == p.start || l.end == p.end);
+            let credits = named.iter().filter(counts).map(|i| (*i, -net(i))).filter(|(_, n)| *n > 0);
             (credits.collect(), named.iter().map(|i| net(i).max(0)).sum())
         } else {
             if !none_below(own) {
@@ -616,9 +621,8 @@ impl<'a> Item<'a> {
         };
         let mut shares = Vec::new();
         for (id, credits) in credits {
-            let starts = lines(id).filter(|l| l.amount < 0 && l.start <= p.start).map(|l| l.start);
-            let at = starts.max().unwrap_or(p.start);
-            let by = Paid { credited_at: at, ..*p };
+            let Some(newest) = newest(id) else { continue };
+            let by = Paid { credited_at: newest.start, ..*p };
             let item = items.iter().find(|i| i.id == *id);
             let payer = item.and_then(|i| Some(i.newest_payer(i.credited(&by)?, &by)));
             shares.push((credits, charged, payer));

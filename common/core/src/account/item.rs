@@ -1176,9 +1176,8 @@ impl Item {
         terms.clone().with_name_of(price, catalog)
     }
 
-    /// Drops what no later fact can make count again. What invoices credit from some moments on pays for other
-    /// items.
-    pub(super) fn prune(&mut self, credited: &[Timestamp], view: &View<'_>) {
+    /// Drops what no later fact can make count again.
+    pub(super) fn prune(&mut self, view: &View<'_>) {
         let all = self.all_periods(view);
         let openings: Vec<(Timestamp, InvoiceId)> =
             all.iter().map(|(period, _)| (period.start, period.invoice.clone())).collect();
@@ -1192,8 +1191,7 @@ impl Item {
             // - The period before an invoice that credits unused time: the credited period may arrive later.
             // - Periods whose credits may still be carried over. Any item may change to a plan with
             //   `rollover`.
-            // - The period that ran at the time of an import, and those whose payments paid for other items
-            //   (both below).
+            // - The period that ran at the time of an import (below).
             let carried = usize::try_from(view.carried_periods).unwrap_or(usize::MAX);
             let mut oldest = current;
             let mut ended = None;
@@ -1226,14 +1224,6 @@ impl Item {
             let imported = view.imported_at.map(|at| imported_period(at, &periods));
             let is_imported =
                 |start: Timestamp| imported.is_some_and(|(from, to)| start >= from && start < to);
-            let pays_others = |start: Timestamp| {
-                credited.iter().any(|at| {
-                    let begins = |period: &&Period| period.start <= *at;
-                    let next = periods.iter().map(|period| period.shown).find(|shown| shown > at);
-                    periods.iter().rfind(begins).is_some_and(|period| start >= period.shown)
-                        && next.is_none_or(|next| start < next)
-                })
-            };
             let starts = periods.iter().map(|period| period.start);
             self.resets.periods.extend(starts.chain(self.starts.iter().copied()));
             let unproven = periods.iter().filter(|period| period.resets && !period.proven);
@@ -1244,8 +1234,7 @@ impl Item {
                 let opens =
                     openings.iter().any(|(start, invoice)| *start == line.start && *invoice == line.invoice);
                 let may_count = line.charges() || line.amount == 0;
-                let stays = line.start >= from || pays_others(line.start);
-                is_imported(line.start) || (stays && (opens || may_count))
+                is_imported(line.start) || (line.start >= from && (opens || may_count))
             });
             // The line of a period that carries over may arrive after its snapshots.
             let oldest = if carried > 0 { from } else { oldest };
@@ -1260,8 +1249,7 @@ impl Item {
                 |start: &Timestamp| self.lines.iter().any(|line| line.flagged && line.start == *start);
             let is_open = |start: &Timestamp| proven && *start == current;
             self.starts.retain(|start| {
-                let stays = *start >= from || pays_others(*start);
-                is_imported(*start) || (stays && (!is_open(start) || flagged(start)))
+                is_imported(*start) || (*start >= from && (!is_open(start) || flagged(start)))
             });
             self.overdue.retain(|(start, _)| *start >= oldest);
             self.spent.retain(|spent| spent.start >= oldest || is_imported(spent.start));

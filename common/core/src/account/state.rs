@@ -941,12 +941,10 @@ impl State {
         self.prune_phases(policy, now);
         let mut pruned: Vec<(SubscriptionId, ItemId, Item)> = Vec::new();
         for (id, subscription) in &self.subscriptions {
-            let moved: Vec<_> = subscription.items.values().flat_map(Item::moved_credits).collect();
             self.view(id, subscription, policy, now, |view| {
                 for (item_id, item) in &subscription.items {
                     let mut copy = item.clone();
-                    let of_item = moved.iter().filter(|credit| credit.item == *item_id);
-                    copy.prune(&of_item.map(|credit| credit.at).collect::<Vec<_>>(), view);
+                    copy.prune(view);
                     if copy != *item || copy == Item::default() {
                         pruned.push((id.clone(), item_id.clone(), copy));
                     }

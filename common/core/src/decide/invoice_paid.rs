@@ -394,7 +394,8 @@ impl Sold {
             line.credited_at = sums.credited_at.filter(|at| *at != line.start);
             line.charged_before = sums.charged_before;
             line.charged = (sums.charged != line.amount).then_some(sums.charged);
-            line.moved = item.as_ref().and_then(|item| moved(item, line.start, line.total, lines));
+            line.moved =
+                item.as_ref().and_then(|item| moved(item, (line.start, line.end), line.total, lines));
         }
     }
 }
@@ -447,8 +448,14 @@ fn shows(line: &Line, item: &ItemId, lines: &[&event::InvoiceLine], made: Timest
 /// What of other items' unused time pays for the lines of an item from a moment on. An invoice that replaces
 /// items by others, as Laravel Cashier's `swap` does, only credits the ones and only charges the others, from
 /// that moment on. If an invoice leaves nothing to pay, what it credits items beyond its charges for them pays
-/// for all others.
-fn moved(item: &ItemId, start: Timestamp, total: i64, lines: &[&event::InvoiceLine]) -> Option<Box<Moved>> {
+/// for all others. Of items that stay it is only known for those that end with the same period: the credited
+/// period of another one may be forgotten before the invoice arrives.
+fn moved(
+    item: &ItemId,
+    (start, end): (Timestamp, Option<Timestamp>),
+    total: i64,
+    lines: &[&event::InvoiceLine],
+) -> Option<Box<Moved>> {
     let is_credited = |item: &ItemId| lines_of(item, lines).any(|line| line.amount < 0);
     let net = |item: &ItemId| {
         let counts = |line: &event::InvoiceLine| total <= 0 || line.period_start == Some(start);
@@ -462,13 +469,18 @@ fn moved(item: &ItemId, start: Timestamp, total: i64, lines: &[&event::InvoiceLi
         return None;
     }
     let credit = |item: &ItemId| {
-        let starts =
-            lines_of(item, lines).filter(|line| line.amount < 0).filter_map(|line| line.period_start);
-        let at = starts.filter(|at| *at <= start).max().unwrap_or(start);
-        MovedCredit { item: item.clone(), amount: net(item).saturating_abs(), at }
+        let credits =
+            lines_of(item, lines).filter(|line| line.amount < 0 && line.period_start <= Some(start));
+        let newest = credits.max_by_key(|line| (line.period_start, line.period_end))?;
+        let is_gone = lines_of(item, lines).all(|line| line.amount < 0);
+        (is_gone || newest.period_end == Some(start) || newest.period_end == end).then(|| MovedCredit {
+            item: item.clone(),
+            amount: net(item).saturating_abs(),
+            at: newest.period_start.unwrap_or(start),
+        })
     };
     let credits: Vec<MovedCredit> =
-        items.iter().filter(|item| net(item) < 0).map(|item| credit(item)).collect();
+        items.iter().filter(|item| net(item) < 0).filter_map(|item| credit(item)).collect();
     let charged = items.iter().map(|item| net(item).max(0)).fold(0, i64::saturating_add);
     (!credits.is_empty()).then(|| Box::new(Moved { credits, charged }))
 }

@@ -208,11 +208,6 @@ impl Item {
         self.lost_of_opening(WHOLE, period, periods, view) == WHOLE
             && self.charges(period, periods).iter().all(back)
     }
-
-    /// What its invoices credit other items to pay for it.
-    pub(in crate::account) fn moved_credits(&self) -> impl Iterator<Item = &MovedCredit> {
-        self.lines.iter().filter_map(|line| line.moved.as_deref()).flat_map(|moved| &moved.credits)
-    }
 }
 
 /// The period of an item in which an invoice's newest credit of it starts. A period that is over by then is not

@@ -469,7 +469,8 @@ fn moved_to(item: Option<&str>, lines: &[(&str, i64)]) -> Option<(Vec<(String, i
     let crate::event::Object::Invoice(invoice) = &event.object else { panic!("no invoice") };
     let lines: Vec<_> = invoice.lines.iter().collect();
     let item = item.map(|id| crate::ids::ItemId::new(id).unwrap());
-    let moved = super::moved(&item?, lines[0].period_start.unwrap(), total, &lines)?;
+    let period = (lines[0].period_start.unwrap(), lines[0].period_end);
+    let moved = super::moved(&item?, period, total, &lines)?;
     Some((
         moved.credits.iter().map(|credit| (credit.item.to_string(), credit.amount)).collect(),
         moved.charged,

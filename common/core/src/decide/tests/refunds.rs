@@ -744,40 +744,6 @@ fn a_waiting_credit_pays_for_other_items_of_an_invoice_that_leaves_nothing_to_pa
     }
 }
 
-/// The other item is paid for a year, and the item that paid for it is renewed each month. Items of a subscription
-/// may have intervals of their own since `2025-06-30.basil`
-/// (<https://docs.stripe.com/billing/subscriptions/mixed-interval>).
-#[test]
-fn a_payment_that_paid_for_another_items_year_is_known_for_that_year() {
-    let (at, year) = (T + 15 * DAY, T + 15 * DAY + YEAR);
-    let months = [T, month(T), month(month(T)), month(month(month(T)))];
-    let items = |number: u64, place: usize| {
-        let (start, end) = (months[place], month(months[place]));
-        [seats("si_1", "price_team", number, start, end), item("si_2", "price_pro_year", at, year)]
-    };
-    let lines = [
-        patched(flagged("si_1", "price_team", -25_000, at, months[1]), &json!({"quantity": 50})),
-        flagged("si_1", "price_team", 500, at, months[1]),
-        line("si_2", "price_pro_year", 20_000, at, year),
-    ];
-    let mut given = vec![
-        shows(T, "active", &[seats("si_1", "price_team", 50, T, months[1])]),
-        bill(T + 1, "in_1", "subscription_create", &[seat_line(50, 50_000, T)]),
-        tie(T + 1, "in_1"),
-        shows(at, "active", &items(1, 0)),
-        bill(at + 1, "in_2", "subscription_update", &lines),
-        tie(at + 1, "in_2"),
-    ];
-    for (place, start) in months.into_iter().enumerate().skip(1) {
-        let id = format!("in_month_{place}");
-        given.push(shows(start, "active", &items(1, place)));
-        given.push(bill(start + 1, &id, "subscription_cycle", &[seat_line(1, 1000, start)]));
-        given.push(tie(start + 1, &id));
-    }
-    given.push(refunded(months[3] + DAY, "pi_in_1", 25_000));
-    assert_eq!(super::shapes::end(&Run::of(&given)), "business 3500 | si_1=1000 si_2=2500");
-}
-
 /// One update upgrades an item and gives seats of another one back. The credit for the seats pays for the
 /// upgrade, and goes with the payment that paid for the seats.
 #[test]
