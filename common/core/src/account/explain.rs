@@ -298,6 +298,9 @@ impl Account {
         }
         if bucket.lost > Credits::ZERO {
             why.push_str(&format!("; refunds and disputes took {}", bucket.lost));
+            if period.is_paid_by_credits() {
+                why.push_str(", also of earlier payments, because the invoice credits unused time");
+            }
         }
         let rule = if bucket.left == Credits::ZERO && self.state.item_ended_at(id, item).is_some() {
             why.push_str("; the item has ended, and another item's paid period after it ends its credits");

@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use super::*;
+use crate::decide::tests::shapes::{bill, flagged, line};
 use crate::decide::tests::{CATALOG, MONTH, P1, P2, Run, Step, changed, items, pack, paid, refunded, sub};
 
 const DAY: i64 = 86_400;
@@ -259,6 +260,16 @@ fn credits_are_explained_by_their_buckets_and_each_bucket_by_what_filled_it() {
         "bucket si_1",
         &format!("2500 period #1 invoice#in_1: {opened}; refunds and disputes took 2500"),
     );
+    let part = |price: &str, amount: i64, start: i64, end: i64| flagged("si_1", price, amount, start, end);
+    let (now, then) = ((P1 + 9, P1 + 9 + MONTH), (P1 + 9, P1 + MONTH));
+    let lines =
+        [part("price_pro", -1000, then.0, then.1), line("si_1", "price_business", 8000, now.0, now.1)];
+    let anchor = bill(P1 + 9, "in_2", "subscription_update", &lines);
+    let credited = [subscriber(), vec![anchor, refunded(P1 + 99, "pi_in_1", 2000)]].concat();
+    let found = explained(&credited, P1 + 99);
+    let told =
+        "; refunds and disputes took 2500, also of earlier payments, because the invoice credits unused time";
+    assert!(found.iter().any(|one| one.ends_with(told)), "{found:#?}");
     let other = [subscriber(), vec![changed(P1 + 9, ("price_pro", 1), ("price_business", 1), P1)]].concat();
     check(
         "changed",

@@ -54,11 +54,15 @@ struct Bill<'a> {
 }
 
 impl Bill<'_> {
+    /// Whether its own payment alone paid for it.
+    fn is_leaf(&self) -> bool {
+        self.credited == 0 && self.moved.is_none()
+    }
+
     /// Whether its payment may have paid a part of another bill. In one second, a bill without credits may
     /// come late.
     fn precedes(&self, other: &Bill<'_>) -> bool {
-        let is_leaf = self.credited == 0 && self.moved.is_none();
-        let is_older = || is_leaf || (self.at, self.invoice) < (other.at, other.invoice);
+        let is_older = || self.is_leaf() || (self.at, self.invoice) < (other.at, other.invoice);
         self.invoice != other.invoice
             && (self.start < other.start || (self.start == other.start && is_older()))
     }
@@ -85,6 +89,11 @@ impl Line {
 }
 
 impl Period {
+    /// Whether earlier payments paid for a part of it.
+    pub(in crate::account) fn is_paid_by_credits(&self) -> bool {
+        !self.bill().is_leaf()
+    }
+
     fn bill(&self) -> Bill<'_> {
         Bill {
             start: self.start,
