@@ -164,16 +164,14 @@ impl Item {
         view: &View<'_>,
     ) -> Credits {
         let bill = period.bill();
-        let mut own =
-            if bill.credited == 0 { Credits::ZERO } else { part.share(bill.credited, bill.charged) };
-        let (rest, mut lost) = lost_of_moved(part.minus(own), &bill, view);
-        if own > Credits::ZERO
-            && let Some(credited) = credited_by(&bill, periods)
-        {
-            lost = lost.plus(self.lost_of_credited(own, &bill, credited, periods, view));
-            own = Credits::ZERO;
+        let credited = part.share(bill.credited, bill.charged);
+        let (rest, lost) = lost_of_moved(part.minus(credited), &bill, view);
+        match credited_by(&bill, periods).filter(|_| credited > Credits::ZERO) {
+            Some(before) => lost
+                .plus(self.lost_of_credited(credited, &bill, before, periods, view))
+                .plus(bill.lost(rest, view)),
+            None => lost.plus(bill.lost(credited.plus(rest), view)),
         }
-        lost.plus(bill.lost(own.plus(rest), view))
     }
 
     /// What refunds and disputes take of a share that the payments of a credited period paid: first the newest
