@@ -422,6 +422,7 @@ impl<'a> World<'a> {
             let total = object["total"].as_i64().unwrap_or(0);
             let lines = object["lines"]["data"].as_array().into_iter().flatten();
             lines.clone().all(|line| line["amount"] != 0)
+                && !(total <= 0 && pays_another_period(object))
                 && lines.filter(|line| line["amount"].as_i64() < Some(0)).all(was_charged)
                 && object["subtotal"] == total
                 && (total <= 0
@@ -567,6 +568,27 @@ impl<'a> World<'a> {
         }
         Ok(())
     }
+}
+
+/// Whether an invoice that leaves nothing to pay credits an item that stays, and charges another one for a period
+/// that neither ends with the credit nor begins where it ends. Such a credit pays for nothing of the other item
+/// (docs/faults.md).
+fn pays_another_period(invoice: &Value) -> bool {
+    let lines: Vec<&Value> = invoice["lines"]["data"].as_array().into_iter().flatten().collect();
+    let amount = |line: &Value| line["amount"].as_i64().unwrap_or(0);
+    let mut net: BTreeMap<&str, i64> = BTreeMap::new();
+    for line in &lines {
+        *net.entry(line_item(line)).or_default() += amount(line);
+    }
+    let stays = |item: &str| lines.iter().any(|line| line_item(line) == item && amount(line) >= 0);
+    let pays =
+        |credit: &&&Value| amount(credit) < 0 && net[line_item(credit)] < 0 && stays(line_item(credit));
+    let ends_with = |credit: &Value, line: &Value| {
+        let (end, period) = (&credit["period"]["end"], &line["period"]);
+        *end == period["start"] || *end == period["end"]
+    };
+    let charged = lines.iter().filter(|line| net[line_item(line)] > 0);
+    charged.clone().any(|line| lines.iter().filter(pays).any(|credit| !ends_with(credit, line)))
 }
 
 /// The subscription item of a line of an invoice.
