@@ -455,12 +455,21 @@ fn the_kind_of_an_entry_follows_from_the_lines_and_the_reason() {
     }
 }
 
-/// Minor units that an invoice with these lines (item, amount) credits for each item that it replaces, and what
-/// it charges for the others. All lines start at one time.
-fn moved_to(item: Option<&str>, lines: &[(&str, i64)]) -> Option<(Vec<(String, i64)>, i64)> {
-    let total = lines.iter().map(|(_, amount)| amount).sum();
-    let lines = lines.iter().map(|(item, amount)| {
-        let of_item = json!({"parent": {"subscription_item_details": {"subscription_item": item}}});
+/// What of an invoice's credits pays for the charge of an item from its start on: the minor units that it credits
+/// other items, and what it charges for those that they pay for. A line is an item, an amount, and the days at
+/// which its period starts and ends.
+fn moved_in_time(
+    item: Option<&str>,
+    (start, end): (i64, i64),
+    lines: &[(&str, i64, i64, i64)],
+) -> Option<(Vec<(String, i64)>, i64)> {
+    let total = lines.iter().map(|(_, amount, ..)| amount).sum();
+    let day = |day: i64| P1 + day * 86_400;
+    let lines = lines.iter().map(|(item, amount, start, end)| {
+        let of_item = json!({
+            "parent": {"subscription_item_details": {"subscription_item": item}},
+            "period": {"start": day(*start), "end": day(*end)},
+        });
         patched(proration("price_pro", *amount), &of_item)
     });
     let step = invoice("paid", P1, "in_1", "subscription_update", &lines.collect::<Vec<_>>(), json!({}));
@@ -469,12 +478,18 @@ fn moved_to(item: Option<&str>, lines: &[(&str, i64)]) -> Option<(Vec<(String, i
     let crate::event::Object::Invoice(invoice) = &event.object else { panic!("no invoice") };
     let lines: Vec<_> = invoice.lines.iter().collect();
     let item = item.map(|id| crate::ids::ItemId::new(id).unwrap());
-    let period = (lines[0].period_start.unwrap(), lines[0].period_end);
-    let moved = super::moved(&item?, period, total, &lines)?;
+    let time = |at: i64| crate::timestamp::Timestamp::from_unix(day(at));
+    let moved = super::moved(&item?, (time(start), Some(time(end))), total, &lines)?;
     Some((
         moved.credits.iter().map(|credit| (credit.item.to_string(), credit.amount)).collect(),
         moved.charged,
     ))
+}
+
+/// The same for lines (item, amount) that have one period.
+fn moved_to(item: Option<&str>, lines: &[(&str, i64)]) -> Option<(Vec<(String, i64)>, i64)> {
+    let lines: Vec<_> = lines.iter().map(|(item, amount)| (*item, *amount, 9, 30)).collect();
+    moved_in_time(item, (9, 30), &lines)
 }
 
 #[test]
@@ -497,6 +512,37 @@ fn an_invoice_replaces_the_items_that_it_only_credits_by_those_that_it_only_char
     let two = [("si_9", -50), ("si_1", -500), ("si_1", -100), ("si_2", 800)];
     assert_eq!(moved_to(Some("si_2"), &two), some(&[("si_1", 600), ("si_9", 50)], 800), "two items");
     assert_eq!(moved_to(Some("si_2"), &[("si_1", 500), ("si_2", 800)]), None, "nothing is credited");
+    let tiers = [("si_1", -500), ("si_2", 0), ("si_2", 800)];
+    assert_eq!(moved_to(Some("si_2"), &tiers), some(&[("si_1", 500)], 800), "two lines of one price");
+    let with_free = [("si_1", -500), ("si_2", 800), ("si_3", 0)];
+    assert_eq!(moved_to(Some("si_3"), &with_free), some(&[("si_1", 500)], 800), "one that costs nothing");
+    let later = [("si_1", -500, 9, 30), ("si_2", 800, 12, 30)];
+    assert_eq!(moved_in_time(Some("si_2"), (12, 30), &later), None, "from another moment on");
+}
+
+/// Items of an invoice that leaves nothing to pay. The credits that wait are billed with the next invoice
+/// (<https://docs.stripe.com/billing/subscriptions/prorations>).
+#[test]
+fn what_is_credited_pays_for_other_items_if_nothing_is_to_be_paid() {
+    let some = |credited: i64, charged: i64| Some((vec![("si_1".to_owned(), credited)], charged));
+    let even = [("si_1", -500), ("si_2", -100), ("si_2", 600)];
+    assert_eq!(moved_to(Some("si_2"), &even), some(500, 500), "an upgrade, to the cent");
+    assert_eq!(moved_to(Some("si_1"), &even), None, "the item that is credited");
+    let seats = [("si_1", -900, 9, 30), ("si_1", 100, 9, 30)];
+    let beside = |start: i64, end: i64| {
+        let lines = [&seats[..], &[("si_2", 300, start, end)]].concat();
+        moved_in_time(Some("si_2"), (start, end), &lines)
+    };
+    assert_eq!(beside(30, 60), some(800, 300), "a renewal where the credit ends");
+    assert_eq!(beside(12, 30), some(800, 300), "a charge that ends with the credit");
+    assert_eq!(beside(12, 42), None, "a period of its own");
+    assert_eq!(beside(5, 30), None, "before the credit");
+    let gone = [("si_1", -900, 9, 30), ("si_2", 300, 12, 42)];
+    assert_eq!(moved_in_time(Some("si_2"), (12, 42), &gone), some(900, 300), "of an item that is removed");
+    let free = [("si_1", -900, 9, 30), ("si_1", 0, 9, 30), ("si_2", 300, 12, 42)];
+    assert_eq!(moved_in_time(Some("si_2"), (12, 42), &free), None, "of an item that costs nothing now");
+    let renewed = [("si_1", -900, 9, 30), ("si_1", 0, 12, 60), ("si_2", 300, 12, 30)];
+    assert_eq!(moved_in_time(Some("si_2"), (12, 30), &renewed), some(900, 300), "by its newest credit");
 }
 
 /// What an invoice charges for an item is the sum of its lines. A credit of its unused time was paid for by

@@ -1339,6 +1339,26 @@ fn a_renewal_that_cost_nothing_ends_packs_for_good() {
     }
 }
 
+/// An invoice bills the next period in advance at a discount of all. The period ends packs when it begins, also if
+/// no event arrives then.
+#[test]
+fn a_renewal_that_costs_nothing_ends_packs_when_it_begins() {
+    let end = T + MONTH;
+    let plan = item("si_1", "price_business", T, end);
+    let given = [
+        vec![shows(T, "active", &[plan]), pack(T + DAY, "cs_1")],
+        vec![bill(T + 1, "in_1", "subscription_create", &[line("si_1", "price_business", 8000, T, end)])],
+        vec![bill(
+            end - DAY,
+            "in_2",
+            "subscription_cycle",
+            &[line("si_1", "price_business", 0, end, month(end))],
+        )],
+    ];
+    let balance = |at: i64| Run::of(&[given.concat(), vec![Step::At(at)]].concat()).balance().get();
+    assert_eq!([end - 2 * 3600, end].map(balance), [21_000, 20_000]);
+}
+
 /// A changed item is removed before an invoice bills the change. The invoice credits the item from its removal
 /// on, or bills time that is over, so it does not show that the item is still there.
 #[test]

@@ -774,6 +774,60 @@ fn a_credit_for_seats_pays_for_the_upgrade_of_another_item() {
     check_life("all", &life(12_000), "business 0 | si_1=0 si_2=0");
 }
 
+/// A change to a plan that costs less and grants more. What the invoice credits paid for it if nothing is left to
+/// pay; else its own payment did. A change at a discount of all was paid by nobody.
+#[test]
+fn a_change_to_more_credits_for_less_is_paid_by_what_it_credits() {
+    let at = T + DAY;
+    let life = |lines: &[Value], back: &[(&str, i64)]| {
+        let mut given = opened();
+        given.push(shows(at, "active", &[plan("price_business")]));
+        given.push(bill(at + 1, "in_2", "subscription_update", lines));
+        given.push(tie(at + 1, "in_2"));
+        given.extend(back.iter().map(|(payment, amount)| refunded(at + DAY, payment, *amount)));
+        given
+    };
+    let part = |price: &str, amount: i64| flagged("si_1", price, amount, at, month(T));
+    let cheaper = [part("price_pro", -1900), part("price_business", 1500)];
+    let even = [part("price_pro", -1900), part("price_business", 1900)];
+    let paid = [part("price_pro", -1900), part("price_business", 1500), once("price_other", 800)];
+    let free = [part("price_business", 0)];
+    for (what, lines, back, expect) in [
+        ("cheaper, half", &cheaper[..], &[("pi_in_1", 1000)][..], 10_000),
+        ("cheaper, all", &cheaper, &[("pi_in_1", 2000)], 0),
+        ("to the cent, all", &even, &[("pi_in_1", 2000)], 0),
+        ("with something to pay, the first", &paid, &[("pi_in_1", 2000)], 15_000),
+        ("with something to pay, the second", &paid, &[("pi_in_2", 400)], 5000),
+        ("at a discount of all", &free, &[("pi_in_1", 2000)], 15_000),
+    ] {
+        check_life(what, &life(lines, back), &format!("business {expect} | si_1={expect}"));
+    }
+}
+
+/// Two invoices of one second, each of which credits the item that the other one bills. The later one is paid by
+/// the earlier one, and not the other way round.
+#[test]
+fn two_swaps_there_and_back_in_one_second_do_not_pay_for_each_other() {
+    let part = |id: &str, amount: i64| flagged(id, "price_pro", amount, T, month(T));
+    let shown = |id: &str| shows(T, "active", &[item(id, "price_pro", T, month(T))]);
+    let life = |back: &[(&str, i64)]| {
+        let mut given = vec![
+            shown("si_1"),
+            bill(T + 1, "in_1", "subscription_update", &[part("si_2", -500), part("si_1", 2000)]),
+            tie(T + 1, "in_1"),
+            bill(T + 2, "in_2", "subscription_update", &[part("si_1", -500), part("si_2", 2000)]),
+            tie(T + 2, "in_2"),
+            shows(T + 3, "active", &[item("si_2", "price_pro", T, month(T))]),
+        ];
+        given.extend(back.iter().map(|(payment, amount)| refunded(T + DAY, payment, *amount)));
+        Run::of(&given)
+    };
+    let left = |run: &Run| super::shapes::end(run);
+    assert_eq!(left(&life(&[])), "pro 5000 | si_1=0 si_2=5000");
+    assert_eq!(left(&life(&[("pi_in_1", 1500)])), "pro 3750 | si_1=0 si_2=3750");
+    assert_eq!(left(&life(&[("pi_in_2", 1500)])), "pro 1250 | si_1=0 si_2=1250");
+}
+
 /// Two changes in one period, the second with a new period at once, each with the credit of unused time that
 /// Stripe bills beside it (a recorded upgrade: -1986 and +2482;
 /// <https://docs.stripe.com/billing/subscriptions/prorations>): the upgrade's payment paid the credit of the last invoice, except for the share that the first payment had paid.
