@@ -456,6 +456,9 @@ fn moved(
     total: i64,
     lines: &[&event::InvoiceLine],
 ) -> Option<Box<Moved>> {
+    if lines.iter().all(|line| line.amount >= 0) {
+        return None;
+    }
     let is_credited = |item: &ItemId| lines_of(item, lines).any(|line| line.amount < 0);
     let net = |item: &ItemId| {
         let counts = |line: &event::InvoiceLine| total <= 0 || line.period_start == Some(start);
@@ -463,11 +466,11 @@ fn moved(
         let lines = lines_of(item, lines).filter(|line| counts(line) && !(total > 0 && is_mixed));
         lines.fold(0_i64, |sum, line| sum.saturating_add(line.amount))
     };
-    let items: BTreeSet<&ItemId> = lines.iter().filter_map(|line| line.item.as_ref()).collect();
     let pays_itself = if total > 0 { is_credited(item) } else { net(item) <= 0 };
-    if pays_itself || !items.iter().any(|item| is_credited(item)) {
+    if pays_itself {
         return None;
     }
+    let items: BTreeSet<&ItemId> = lines.iter().filter_map(|line| line.item.as_ref()).collect();
     let credit = |item: &ItemId| {
         let credits =
             lines_of(item, lines).filter(|line| line.amount < 0 && line.period_start <= Some(start));
