@@ -96,12 +96,19 @@ pub struct Item {
 /// periods are dropped.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct Resets {
-    /// Starts of periods.
+    /// Starts of paid periods.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     periods: BTreeSet<Timestamp>,
+    /// Starts of periods that snapshots show.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    shown: BTreeSet<Timestamp>,
     /// Starts of lines that charge a change to a plan whose periods end packs.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     charges: BTreeSet<Timestamp>,
+    /// Starts of those lines that open a period if a snapshot shows their start: no line of their invoice starts
+    /// later.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    openers: BTreeSet<Timestamp>,
     /// Starts of periods that end packs and that a renewal's zero line opened. A late `trialing` snapshot
     /// closes one.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
@@ -115,7 +122,8 @@ impl Resets {
 
     /// Keeps the newest starts at which packs may still end.
     fn prune(&mut self, oldest_pack: Option<Timestamp>) {
-        for starts in [&mut self.periods, &mut self.charges, &mut self.unproven] {
+        let Self { periods, shown, charges, openers, unproven } = self;
+        for starts in [periods, shown, charges, openers, unproven] {
             starts.retain(|start| oldest_pack.is_some_and(|pack| pack < *start));
             while starts.len() > MAX_STARTS {
                 starts.pop_first();
@@ -640,7 +648,9 @@ impl Item {
         self.free_prices.dedup();
         self.trial = self.trial.take().or(other.trial);
         self.resets.periods.extend(other.resets.periods);
+        self.resets.shown.extend(other.resets.shown);
         self.resets.charges.extend(other.resets.charges);
+        self.resets.openers.extend(other.resets.openers);
         self.resets.unproven.extend(other.resets.unproven);
         for spent in other.spent {
             self.add_spent(spent);
@@ -790,10 +800,19 @@ impl Item {
 
     /// The starts at which both a period began and a line charged a change.
     pub(super) fn charged_resets(&self) -> impl Iterator<Item = Timestamp> {
-        let Resets { periods, charges, .. } = &self.resets;
-        let late = self.lines.iter().filter(|line| line.ends_packs()).map(|line| line.start);
-        let late = late.chain(charges.iter().copied()).filter(|start| periods.contains(start));
-        late.chain(self.starts.iter().copied().filter(|start| charges.contains(start)))
+        let Resets { periods, shown, charges, openers, .. } = &self.resets;
+        let charged = self.lines.iter().filter(|line| line.ends_packs()).map(|line| line.start);
+        let paid = charged.chain(charges.iter().copied()).filter(|start| periods.contains(start));
+        let opened = self.openers().map(|line| line.start).chain(openers.iter().copied());
+        paid.chain(opened.filter(|start| shown.contains(start) || self.starts.contains(start)))
+    }
+
+    /// The lines that end packs and open a period if a snapshot shows their start.
+    fn openers(&self) -> impl Iterator<Item = &Line> {
+        let is_later = |one: &Line, other: &Line| other.invoice == one.invoice && other.start > one.start;
+        let is_last =
+            move |one: &Line| !self.lines.iter().any(|other| other.amount > 0 && is_later(one, other));
+        self.lines.iter().filter(move |line| line.ends_packs() && is_last(line))
     }
 
     /// Start of its newest period that ends packs and that a late `trialing` snapshot may still close.
@@ -1224,12 +1243,14 @@ impl Item {
             let imported = view.imported_at.map(|at| imported_period(at, &periods));
             let is_imported =
                 |start: Timestamp| imported.is_some_and(|(from, to)| start >= from && start < to);
-            let starts = periods.iter().map(|period| period.start);
-            self.resets.periods.extend(starts.chain(self.starts.iter().copied()));
+            self.resets.periods.extend(periods.iter().map(|period| period.start));
+            self.resets.shown.extend(&self.starts);
             let unproven = periods.iter().filter(|period| period.resets && !period.proven);
             self.resets.unproven.extend(unproven.map(|period| period.start));
             let charges = self.lines.iter().filter(|line| line.ends_packs());
             self.resets.charges.extend(charges.map(|line| line.start));
+            let openers: Vec<Timestamp> = self.openers().map(|line| line.start).collect();
+            self.resets.openers.extend(openers);
             self.lines.retain(|line| {
                 let opens =
                     openings.iter().any(|(start, invoice)| *start == line.start && *invoice == line.invoice);

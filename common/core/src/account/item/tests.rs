@@ -55,11 +55,13 @@ fn sight(second: i64, plan: &str, digest: u32) -> Sight {
 fn the_newest_starts_after_the_oldest_pack_are_kept() {
     let starts = |from: i64, to: i64| (from..=to).map(at).collect::<BTreeSet<_>>();
     let pruned = |newest: i64, oldest_pack: Option<i64>| {
+        let all = || starts(1, newest);
         let mut resets =
-            Resets { periods: starts(1, newest), charges: starts(1, newest), unproven: starts(1, newest) };
+            Resets { periods: all(), shown: all(), charges: all(), openers: all(), unproven: all() };
         resets.prune(oldest_pack.map(at));
-        assert_eq!((&resets.charges, &resets.unproven), (&resets.periods, &resets.periods));
-        resets.periods
+        let Resets { periods, shown, charges, openers, unproven } = resets;
+        assert!([shown, charges, openers, unproven].iter().all(|starts| *starts == periods));
+        periods
     };
     assert_eq!(pruned(9, None), starts(1, 0), "no pack");
     assert_eq!(pruned(9, Some(7)), starts(8, 9), "a period ends no pack of its first second");

@@ -1339,6 +1339,28 @@ fn a_renewal_that_cost_nothing_ends_packs_for_good() {
     }
 }
 
+/// A change waits from the second in which a period began, and an invoice bills it beside the first line of a
+/// newer period. Only the newer one opens, so it is the only one that may end packs; a plan of seats does not.
+#[test]
+fn a_charge_that_a_newer_line_of_its_invoice_supersedes_ends_no_packs() {
+    let (change, end) = (T + 14 * DAY, T + MONTH);
+    let lines = [
+        flagged("si_1", "price_business", -700, T, end),
+        flagged("si_1", "price_pro", 1100, T, end),
+        flagged("si_1", "price_pro", -700, change, end),
+        times(4, line("si_1", "price_team", 22_800, change, month(change))),
+    ];
+    let given = [
+        shows(T + 1, "active", &[item("si_1", "price_pro", T, end)]),
+        pack(T - DAY, "cs_1"),
+        bill(change + 2, "in_1", "subscription_update", &lines),
+    ];
+    check_life("once and again", &given, "business 5000 | pack=1000 si_1=4000");
+    let paid = bill(T + 2, "in_2", "subscription_cycle", &[line("si_1", "price_business", 8000, T, end)]);
+    // A pack that is heard after the period that ends it stays, so the order counts.
+    assert_eq!(Run::of(&[&given[..], &[paid]].concat()).balance().get(), 4000, "the period was paid");
+}
+
 /// An invoice bills the next period in advance at a discount of all. The period ends packs when it begins, also if
 /// no event arrives then.
 #[test]
