@@ -571,7 +571,7 @@ impl<'a> World<'a> {
 }
 
 /// Whether an invoice that leaves nothing to pay credits an item that stays, and charges another one for a period
-/// that neither ends with the credit nor begins where it ends. Such a credit pays for nothing of the other item
+/// that neither ends with the credit nor is renewed with it. Such a credit pays for nothing of the other item
 /// (docs/faults.md).
 fn pays_another_period(invoice: &Value) -> bool {
     let lines: Vec<&Value> = invoice["lines"]["data"].as_array().into_iter().flatten().collect();
@@ -585,7 +585,13 @@ fn pays_another_period(invoice: &Value) -> bool {
         |credit: &&&Value| amount(credit) < 0 && net[line_item(credit)] < 0 && stays(line_item(credit));
     let ends_with = |credit: &Value, line: &Value| {
         let (end, period) = (&credit["period"]["end"], &line["period"]);
-        *end == period["start"] || *end == period["end"]
+        let renews = |other: &&&Value| {
+            line_item(other) == line_item(credit)
+                && amount(other) >= 0
+                && other["period"]["start"] == period["start"]
+                && other["period"]["end"].as_i64() >= period["end"].as_i64()
+        };
+        *end == period["end"] || (*end == period["start"] && lines.iter().any(|other| renews(&other)))
     };
     let charged = lines.iter().filter(|line| net[line_item(line)] > 0);
     charged.clone().any(|line| lines.iter().filter(pays).any(|credit| !ends_with(credit, line)))

@@ -195,8 +195,7 @@ class User:
     def credited(self, by, item, at, period=None):
         """The opening of the period of an item that an invoice credits at a moment, and charges until then."""
         rank = lambda o: (o.start, bool(o.left or [*self.moved(o)]) and o.invoice.created, o.invoice.id)
-        old = lambda o: (o.start <= at and o.invoice.id != by.invoice.id
-                         and rank(o) < (by.start, by.invoice.created, by.invoice.id))
+        old = lambda o: o.start <= at and o.invoice.id != by.invoice.id and rank(o) < rank(by)
         period = period or [o for o in [o for o in self.openings[item] if old(o)][-1:] if o.end > at]
         return period + [c for o in period for c in self.charges_of(o) if c.own > 0 and old(c)]
 
@@ -207,10 +206,11 @@ class User:
         paid, net, start = opening.invoice.total > 0, Counter(), opening.start
         for n in lines:
             net[n.item] += (not paid or n.start == start and n.item not in credited & charged) * n.amount
-        need, gone = sum(max(0, amount) for amount in net.values()), credited - charged
+        need = sum(max(0, amount) for amount in net.values())
+        renewed = {n.item for n in lines if n.start == start and n.amount >= 0 and n.end >= opening.end}
         newest = {n.item: n for n in lines if n.amount < 0 and n.start <= start and net[n.item] < 0}
         for item in sorted(newest) if (opening.item not in credited if paid else net[opening.item] > 0) else []:
-            if item in gone or newest[item].end in (start, opening.end):
+            if item not in charged or newest[item].end in (opening.end, start * (item in renewed)):
                 yield item, -net[item], need, newest[item].start
                 need += net[item]
 

@@ -593,7 +593,7 @@ impl<'a> Item<'a> {
     /// What an invoice moves to this item from others. Of items that it replaces by others, this one among
     /// them, it only credits the ones and only charges the others, from the same moment. If nothing was to be
     /// paid, what it credits other items beyond their charges pays for what it charges beyond its credits; of
-    /// items that stay only if their credit ends with this period, or where it starts.
+    /// items that stay only if their credit ends with this period, or if the invoice renews both.
     fn moved_to(&self, p: &Paid<'a>, items: &[Item<'a>]) -> Vec<Share<'a>> {
         let lines = |item: &'a str| p.invoice.lines.iter().filter(move |l| l.item.as_deref() == Some(item));
         let net = |item: &'a str| lines(item).map(|l| l.amount).sum::<i64>();
@@ -608,8 +608,11 @@ impl<'a> Item<'a> {
             if net(own) <= 0 {
                 return Vec::new();
             }
-            let counts =
-                |i: &&&'a str| newest(i).is_some_and(|l| all_below(i) || l.end == p.start || l.end == p.end);
+            let counts = |i: &&&'a str| {
+                let renews = |l: &Line| l.amount >= 0 && l.start == p.start && l.end >= p.end;
+                let is_renewed = |l: &Line| l.end == p.start && lines(i).any(renews);
+                newest(i).is_some_and(|l| all_below(i) || is_renewed(l) || l.end == p.end)
+            };
             let credits = named.iter().filter(counts).map(|i| (*i, -net(i))).filter(|(_, n)| *n > 0);
             (credits.collect(), named.iter().map(|i| net(i).max(0)).sum())
         } else {

@@ -448,8 +448,8 @@ fn shows(line: &Line, item: &ItemId, lines: &[&event::InvoiceLine], made: Timest
 /// What of other items' unused time pays for the lines of an item from a moment on. An invoice that replaces
 /// items by others, as Laravel Cashier's `swap` does, only credits the ones and only charges the others, from
 /// that moment on. If an invoice leaves nothing to pay, what it credits items beyond its charges for them pays
-/// for all others. Of items that stay it is only known for those that end with the same period: the credited
-/// period of another one may be forgotten before the invoice arrives.
+/// for all others. Of items that stay, that holds only if the credit ends with the charged period, or if the
+/// invoice renews both: the credited period of another item may be forgotten while the charged one runs.
 fn moved(
     item: &ItemId,
     (start, end): (Timestamp, Option<Timestamp>),
@@ -476,7 +476,11 @@ fn moved(
             lines_of(item, lines).filter(|line| line.amount < 0 && line.period_start <= Some(start));
         let newest = credits.max_by_key(|line| (line.period_start, line.period_end))?;
         let is_gone = lines_of(item, lines).all(|line| line.amount < 0);
-        (is_gone || newest.period_end == Some(start) || newest.period_end == end).then(|| MovedCredit {
+        let renews = |line: &event::InvoiceLine| {
+            line.amount >= 0 && line.period_start == Some(start) && line.period_end >= end
+        };
+        let is_renewed = newest.period_end == Some(start) && lines_of(item, lines).any(renews);
+        (is_gone || is_renewed || newest.period_end == end).then(|| MovedCredit {
             item: item.clone(),
             amount: net(item).saturating_abs(),
             at: newest.period_start.unwrap_or(start),

@@ -533,7 +533,13 @@ fn what_is_credited_pays_for_other_items_if_nothing_is_to_be_paid() {
         let lines = [&seats[..], &[("si_2", 300, start, end)]].concat();
         moved_in_time(Some("si_2"), (start, end), &lines)
     };
-    assert_eq!(beside(30, 60), some(800, 300), "a renewal where the credit ends");
+    let renewal = |until: i64| {
+        let lines = [&seats[..], &[("si_1", 50, 30, until), ("si_2", 300, 30, 60)]].concat();
+        moved_in_time(Some("si_2"), (30, 60), &lines)
+    };
+    assert_eq!([60, 90].map(renewal), [some(750, 300), some(750, 300)], "a renewal of both");
+    assert_eq!(renewal(59), None, "the other one ends earlier");
+    assert_eq!(beside(30, 60), None, "only one of them is renewed");
     assert_eq!(beside(12, 30), some(800, 300), "a charge that ends with the credit");
     assert_eq!(beside(12, 42), None, "a period of its own");
     assert_eq!(beside(5, 30), None, "before the credit");

@@ -744,6 +744,37 @@ fn a_waiting_credit_pays_for_other_items_of_an_invoice_that_leaves_nothing_to_pa
     }
 }
 
+/// The other item is paid for a year from the renewal on. The payment for the seats is forgotten when the year goes
+/// on, so a refund of it takes nothing of the year, and nothing comes back later.
+#[test]
+fn a_credit_for_monthly_seats_pays_for_nothing_of_a_year() {
+    let (at, next) = (T + 15 * DAY, month(T));
+    let items = |number: u64, start: i64| {
+        let team = seats("si_1", "price_team", number, start, month(start));
+        [team, item("si_2", "price_pro_year", next, next + YEAR)]
+    };
+    let lines = [
+        patched(flagged("si_1", "price_team", -25_000, at, next), &json!({"quantity": 50})),
+        flagged("si_1", "price_team", 500, at, next),
+        line("si_1", "price_team", 1000, next, month(next)),
+        line("si_2", "price_pro_year", 20_000, next, next + YEAR),
+    ];
+    let mut given = vec![
+        shows(T, "active", &[seats("si_1", "price_team", 50, T, next)]),
+        bill(T + 1, "in_1", "subscription_create", &[seat_line(50, 50_000, T)]),
+        tie(T + 1, "in_1"),
+        shows(at, "active", &[seats("si_1", "price_team", 1, T, next)]),
+        shows(next, "active", &items(1, next)),
+        bill(next + 1, "in_2", "subscription_cycle", &lines),
+        tie(next + 1, "in_2"),
+        refunded(next + DAY, "pi_in_1", 50_000),
+    ];
+    check_life("refunded", &given, "business 5000 | si_1=0 si_2=5000");
+    given.push(shows(month(next), "active", &items(1, month(next))));
+    given.push(bill(month(next) + 1, "in_3", "subscription_cycle", &[seat_line(1, 1000, month(next))]));
+    check_life("a month later", &given, "business 6000 | si_1=1000 si_2=5000");
+}
+
 /// One update upgrades an item and gives seats of another one back. The credit for the seats pays for the
 /// upgrade, and goes with the payment that paid for the seats.
 #[test]
