@@ -701,6 +701,46 @@ fn a_credit_that_waits_for_the_renewal_pays_for_the_next_period() {
     }
 }
 
+/// The second month is billed in advance (<https://docs.stripe.com/billing/subscriptions/prebilling>). What the
+/// customer gets back of the first month after that waits for the third month, long after the first one is over.
+/// The payment of the first month paid for the third.
+#[test]
+fn a_credit_that_waits_during_a_month_billed_in_advance_pays_for_the_month_after_it() {
+    let (at, next) = (T + 15 * DAY, month(T));
+    let (third, end) = (month(next), month(month(next)));
+    let first = [line("si_1", "price_business", 10_000, T, next)];
+    let advance = [line("si_1", "price_business", 10_000, next, third)];
+    let renewal = [
+        flagged("si_1", "price_business", -5000, at, next),
+        flagged("si_1", "price_pro", 500, at, next),
+        line("si_1", "price_pro", 1000, third, end),
+    ];
+    let life = |back: &[(&str, i64)]| {
+        let mut given = vec![
+            shows(T, "active", &[plan("price_business")]),
+            bill(T + 1, "in_1", "subscription_create", &first),
+            tie(T + 1, "in_1"),
+            bill(T + 9, "in_2", "subscription_update", &advance),
+            tie(T + 9, "in_2"),
+            shows(at, "active", &[plan("price_pro")]),
+            shows(next, "active", &[item("si_1", "price_pro", next, third)]),
+            shows(third, "active", &[item("si_1", "price_pro", third, end)]),
+            bill(third + 1, "in_3", "subscription_cycle", &renewal),
+            tie(third + 1, "in_3"),
+        ];
+        given.extend(back.iter().map(|(payment, amount)| refunded(third + DAY, payment, *amount)));
+        given
+    };
+    for (what, back, expect) in [
+        ("nothing is refunded", &[][..], 5000),
+        ("half of the first", &[("pi_in_1", 5000)], 2500),
+        ("all of the first", &[("pi_in_1", 10_000)], 0),
+        ("all of the second", &[("pi_in_2", 10_000)], 5000),
+    ] {
+        check_life(what, &life(back), &format!("pro {expect} | si_1={expect}"));
+    }
+}
+
 /// Two items; seats of the one are given back, and the credit waits for the renewal of both. The invoice leaves
 /// nothing to pay, so the first payment paid for the second month of both. If something is to be paid, the
 /// invoice's own payment paid for the other item. Stripe: credits that wait are billed with the next invoice
