@@ -337,8 +337,10 @@ impl<'a> Sub<'a> {
         let is_credited = |invoice: &Event, start: i64| {
             lines.iter().any(|(i, l, _)| i.id == invoice.id && l.amount < 0 && l.start > start)
         };
-        let proves = |i: &Event, l: &Line| l.amount >= 0 && l.end > i.made() && !is_credited(i, l.start);
-        let billed = lines.iter().filter(|(i, l, _)| proves(i, l)).map(|(i, ..)| i.made());
+        let proves = |i: &Event, l: &Line| l.end > i.made() && !is_credited(i, l.start);
+        // A line that only bills time before the invoice was made shows that the item was there at its start.
+        let named = lines.iter().filter(|(_, l, _)| l.amount >= 0);
+        let billed = named.map(|(i, l, _)| if proves(i, l) { i.made() } else { l.start.min(i.made()) });
         let shown = self.snapshots.iter().filter(|s| s.item(id).is_some()).map(|s| s.created);
         let newest = billed.chain(shown).max()?;
         let lacks = |s: &&&Event| s.item(id).is_none() && s.created > newest;
@@ -471,6 +473,9 @@ impl<'a> Item<'a> {
             }
             reset(&s.plan.name, &mut granted, &mut ended);
             (plan, quantity) = (s.plan, s.quantity);
+        }
+        if !begun {
+            granted = vec![plan.name.as_str()];
         }
         if !begun || !at_once {
             ended.clear();
@@ -637,12 +642,25 @@ impl<'a> Item<'a> {
     /// The plan of a unit, what is left of it, and how much of it was paid for and not given back.
     pub fn content(&self, unit: usize, before: i64) -> (&'a Goods, i64, i64) {
         let period = self.units[unit].period;
-        let (plan, quantity, ended, _) = self.counted(&self.units[unit]);
+        let (plan, quantity, ended, granted) = self.counted(&self.units[unit]);
         let worth = plan.worth(quantity);
         let charged: i64 = self.fill(period, worth).iter().map(|p| p.0).sum();
         let lost = self.loss(period, worth, before);
         let spent = if ended.is_empty() { self.spent(unit) } else { self.taken(unit, &ended) };
-        (plan, (worth - lost - spent).max(0), charged - lost)
+        // A RESET leaves nothing of another plan's spends, also if an invoice that arrived later shows that the
+        // other plan never opened the unit.
+        let at_once = self.facts.catalog.policy("plan_change", "at_once") == "at_once";
+        let is_reset = at_once && (granted.len() == 1 || !ended.is_empty());
+        let position = self.position(unit);
+        let is_other = |k: &Key| {
+            let is_own = k.kind == "plan" && self.names.contains(&k.id);
+            is_own
+                && Some((k.start, k.slice)) == position
+                && k.name != plan.name
+                && !ended.contains(&k.name.as_str())
+        };
+        let others = self.takes.iter().filter(|(k, _)| is_reset && is_other(k)).map(|(_, n)| n).sum::<i64>();
+        (plan, (worth - lost - (spent - others)).max(0), charged - lost)
     }
 
     /// credits.md §4: what a unit carried from the one before it, less the share of later refunds; and until
