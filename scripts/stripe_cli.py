@@ -109,12 +109,21 @@ def triggers(cli, client, api_base):
     stays("and no account changes", before, look)
 
 
+def stripe_url(log):
+    """The address of the stack's Stripe. The stack prints it just after it begins to answer."""
+    for _ in range(200):
+        if shown := re.search(r"Stripe +(http://127\.0\.0\.1:\d+) ", log.read_text(errors="replace")):
+            return shown.group(1)
+        time.sleep(0.05)
+    raise stack.NoStack("the stack does not print the address of its Stripe")
+
+
 def run(binary):
     with stack.Stack() as running:
         running.build()
         running.start()
         client = Client(running.url)
-        api_base = re.search(r"Stripe +(http://127\.0\.0\.1:\d+)", running.log.read_text()).group(1)
+        api_base = stripe_url(running.log)
         cli = Cli(binary, running.folder, api_base)
         forward = ["--forward-to", running.url.removeprefix("http://") + "/webhooks/stripe"]
 
