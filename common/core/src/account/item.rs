@@ -350,7 +350,7 @@ impl Period {
     }
 
     /// Whether it was paid for long before it began.
-    fn is_billed_in_advance(&self) -> bool {
+    fn is_paid_in_advance(&self) -> bool {
         self.at < self.start.plus_seconds(-OPENS_EARLY_SECONDS)
     }
 
@@ -1213,7 +1213,7 @@ impl Item {
             //   have paid a share of it.
             // - The period before a zero line: a late `trialing` snapshot may close the line's period again.
             // - The period before an invoice that credits unused time: the credited period may arrive later.
-            // - The period before one that was billed in advance: what an invoice credits of it waits for the
+            // - The period before one that was paid in advance: what an invoice credits of it waits for the
             //   renewal after that.
             // - Periods whose credits may still be carried over. Any item may change to a plan with
             //   `rollover`.
@@ -1222,7 +1222,7 @@ impl Item {
             let mut oldest = current;
             let mut ended = None;
             for (kept, before) in periods.iter().rev().skip(1).enumerate() {
-                let may_overlap = !oldest.proven || oldest.credited > 0 || oldest.is_billed_in_advance();
+                let may_overlap = !oldest.proven || oldest.credited > 0 || oldest.is_paid_in_advance();
                 let overlaps = may_overlap || before.end.is_none_or(|end| end > oldest.start);
                 if kept >= carried && (!overlaps || kept >= MAX_PREDECESSORS) {
                     ended = Some(before.end.unwrap_or(oldest.start).min(oldest.start));
