@@ -211,7 +211,11 @@ async fn a_year() -> Counts {
             event["created"] = json!(start + 60);
             let object = &mut event["data"]["object"];
             match object["object"].as_str().unwrap() {
-                "invoice" => period(&mut object["lines"]["data"][0]["period"], "start", "end"),
+                "invoice" => {
+                    object["created"] = json!(start);
+                    period(&mut object["lines"]["data"][0]["period"], "start", "end");
+                }
+                "subscription" if month == 12 => object["ended_at"] = json!(start),
                 "subscription" if month < 12 => {
                     period(&mut object["items"]["data"][0], "current_period_start", "current_period_end")
                 }

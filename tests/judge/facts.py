@@ -11,7 +11,7 @@ DEFAULTS = {
     "pause_collection": "keep", "refunded_access": "keep",
 }
 Item = collections.namedtuple("Item", "id price plan quantity start end amount")
-Line = collections.namedtuple("Line", "item price plan pack quantity amount start end flagged")
+Line = collections.namedtuple("Line", "item price plan pack quantity amount net start end flagged")
 
 
 class Catalog:
@@ -75,10 +75,12 @@ class Invoice:  # a paid one
             self.sub = self.sub or part.get("subscription") or line.get("subscription")
             item, period = part.get("subscription_item") or line.get("subscription_item"), line["period"]
             flagged = bool(part.get("proration", line.get("proration", False)))
+            off, amount = sum(abs(part["amount"]) for part in line.get("discount_amounts") or ()), line["amount"]
             line = Line(item, price, catalog.plan_of.get(price), catalog.pack_of.get(price),
-                        line.get("quantity", 1), line["amount"], period["start"], period["end"], flagged)
+                        line.get("quantity", 1), amount, amount - (off if amount > 0 else -off),
+                        period["start"], period["end"], flagged)
             # A change that was changed again in the same second is both charged and credited.
-            undone = [one for one in self.lines if one._replace(amount=line.amount) == line
+            undone = [one for one in self.lines if one._replace(amount=amount, net=line.net) == line
                       and flagged and one.amount * line.amount < 0][:1]
             self.lines = [one for one in self.lines if one not in undone] + [line][bool(undone):]
 

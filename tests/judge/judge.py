@@ -8,7 +8,7 @@ from collections import Counter, defaultdict, namedtuple
 from facts import DAY, TERMINAL, Facts
 
 NEVER = 10**12
-Opening = namedtuple("Opening", "item sub start end plan quantity invoice left own at opens_at shown")
+Opening = namedtuple("Opening", "item sub start end plan quantity invoice left own at until billed opens_at shown")
 Segment = namedtuple("Segment", "opening k due end")  # a paid period, or a month of one
 Lot = namedtuple("Lot", "key bucket left since until free plan")
 
@@ -21,11 +21,11 @@ def add_months(at, months):
 
 
 def sums(lines, start):
-    """Of an item's lines: credits left after earlier charges, charges from `start` on, the newest credit's start."""
+    """Of an item's lines: credits left after earlier charges, charges from `start` on, the credits' start and end."""
     near = lambda n: min((abs(c.start - n.start), c.start) for c in lines if c.amount >= 0)[1]  # its charge
-    left = -sum(n.amount for n in lines if near(n) < start or near(n) == start and n.amount < 0)
-    at = max([n.start for n in lines if n.amount < 0 and near(n) <= start], default=0)
-    return max(0, left), sum(n.amount for n in lines if n.start == start and n.amount > 0), at
+    left = -sum(n.net for n in lines if near(n) < start or near(n) == start and n.amount < 0)
+    credits = [(n.start, n.end) for n in lines if n.amount < 0 and near(n) <= start] or [(0, 0)]
+    return max(0, left), sum(n.net for n in lines if n.start == start and n.amount > 0), *map(max, zip(*credits))
 
 
 class User:
@@ -42,14 +42,14 @@ class User:
         self.snapshots = lambda sub, at=NEVER: [s for s in self.facts.snapshots.get(sub, []) if s.created <= at]
         self.shown_as = lambda item, sub: [(s, s.items[item]) for s in self.snapshots(sub) if item in s.items]
         self.paid_plan = lambda o: max(self.charges_of(o) or [o], key=lambda c: (c.start, c.invoice.created)).plan
-        self.read_lines()
         self.plan_openings = lambda: [o for openings in self.openings.values() for o in openings]
+        self.read_lines()
         self.handed = defaultdict(lambda: ([], Counter()))
         self.swap_items()
 
     def read_lines(self):
-        self.openings, self.charges = defaultdict(list), defaultdict(list)
-        self.named, self.trial_lines, flagged = {}, {}, []
+        self.openings, self.charges, self.void = defaultdict(list), defaultdict(list), defaultdict(list)
+        self.named, self.trial_lines, flagged, credited = {}, {}, [], defaultdict(list)
         for invoice in sorted(self.facts.invoices.values(), key=lambda i: (i.created, i.id)):
             lines = defaultdict(list)
             for line in invoice.lines if invoice.sub in self.subs else ():
@@ -58,14 +58,16 @@ class User:
                     lines[item].append(line)
             for item, group in lines.items():
                 named = [n.end > invoice.made and all(c.amount >= 0 or c.start <= n.start for c in group)
-                         and invoice.made or n.start for n in group if n.amount >= 0]
+                         and invoice.made or min(n.start, invoice.made) for n in group if n.amount >= 0]
                 self.named[item] = max([self.named.get(item, 0), *named])  # not by what it bills of the past
                 for line in group:
                     if not line.plan or line.amount < 0 or not (line.amount or line.quantity):
                         continue
                     opens_at = min(line.start, max(invoice.created, line.start - 3600))
+                    billed = invoice.made if invoice.made + 60 < line.start else line.start
                     opening = Opening(item, invoice.sub, line.start, line.end, line.plan, line.quantity,
-                                      invoice, *sums(group, line.start), opens_at, line.start)
+                                      invoice, *sums(group, line.start), billed, opens_at, line.start)
+                    credited[item] += [opening._replace(end=opening.until)] if opening.until > line.end else []
                     first = invoice.reason == "subscription_create"
                     if line.flagged and not (first and line.amount > 0):
                         flagged.append((opening, line.amount))
@@ -86,7 +88,20 @@ class User:
         for openings in self.openings.values():
             openings.sort(key=lambda o: (o.start, -o.invoice.created))
             last = Counter({o.invoice.id: o.start for o in openings if o.start - 3600 <= o.invoice.created})
-            openings[:] = [o for o in openings if o.opens_at <= self.now and o.start >= last[o.invoice.id]]
+            openings[:] = [o for o in openings if o.start >= last[o.invoice.id]]
+        for item, openings in self.openings.items():
+            begun = []
+            for o in openings:  # what was billed in advance, and whose time is over or billed anew, never begins
+                anew = any(q.start < o.start < q.end and q.billed >= o.billed and q.invoice.id != o.invoice.id
+                           for q in begun + credited[item])
+                never = o.billed < o.start and (anew or self.stopped(item, o.sub) <= o.start)
+                (self.void[item] if never else begun).append(o)
+            openings[:] = [o for o in begun if o.opens_at <= self.now]
+
+    def stopped(self, item, sub):
+        """When an item ended, unless failed payments ended it."""
+        failed = any(s.status in TERMINAL and s.reason == "payment_failed" for s in self.snapshots(sub, self.now)[-1:])
+        return self.removed_at(item, sub) if failed else self.end_of(item, sub)
 
     def item_of(self, sub, plan):
         items = {i.id: i for s in self.snapshots(sub) for i in s.items.values()}
@@ -194,9 +209,10 @@ class User:
 
     def credited(self, by, item, at, period=None):
         """The opening of the period of an item that an invoice credits at a moment, and charges until then."""
-        rank = lambda o: (o.start, bool(o.left or [*self.moved(o)]) and o.invoice.created, o.invoice.id)
+        rank = lambda o: (o.billed, bool(o.left or [*self.moved(o)]) and o.invoice.created, o.invoice.id)
         old = lambda o: o.start <= at and o.invoice.id != by.invoice.id and rank(o) < rank(by)
-        period = period or [o for o in [o for o in self.openings[item] if old(o)][-1:] if o.end > at]
+        newest = lambda known: [o for o in [o for o in known[item] if old(o)][-1:] if o.end > at]
+        period = period or newest(self.openings) or newest(self.void)
         return period + [c for o in period for c in self.charges_of(o) if c.own > 0 and old(c)]
 
     def moved(self, opening):
@@ -205,12 +221,13 @@ class User:
         credited, charged = ({n.item for n in lines if (n.amount < 0) == back} for back in (True, False))
         paid, net, start = opening.invoice.total > 0, Counter(), opening.start
         for n in lines:
-            net[n.item] += (not paid or n.start == start and n.item not in credited & charged) * n.amount
+            net[n.item] += (not paid or n.start == start and n.item not in credited & charged) * n.net
         need = sum(max(0, amount) for amount in net.values())
         renewed = {n.item for n in lines if n.start == start and n.amount >= 0 and n.end >= opening.end}
         newest = {n.item: n for n in lines if n.amount < 0 and n.start <= start and net[n.item] < 0}
         for item in sorted(newest) if (opening.item not in credited if paid else net[opening.item] > 0) else []:
-            if item not in charged or newest[item].end in (opening.end, start * (item in renewed)):
+            gone = all(n.start < newest[item].start for n in lines if n.item == item and n.amount >= 0)
+            if gone or newest[item].end >= opening.end or item in renewed and newest[item].end <= start:
                 yield item, -net[item], need, newest[item].start
                 need += net[item]
 
@@ -230,9 +247,14 @@ class User:
         opening, k = segments[n].opening, segments[n].k
         until = segments[n + 1].k or 99 if n + 1 < len(segments) else 99
         spent, undone = self.taken_over(segments[n])[1].copy(), Counter()
+        starts = [add_months(s.opening.start, s.k) for s in segments[n : n + 2]] + [NEVER]
+        plans = self.plans(segments[n], segments[n + 1].due if n + 1 < len(segments) else NEVER)
         for key, credits in self.spent.items():
             if key[:3] == ("item", opening.item, opening.start) and k <= key[3] < until:
                 (spent if key[3] == k else undone)[key[4]] += credits
+            elif key[:2] == ("item", opening.item) and any(o.start == key[2] for o in self.void[opening.item]):
+                if starts[0] <= add_months(*key[2:4]) < starts[1]:
+                    (spent if key[4] in plans else undone)[key[4]] += credits
         if n and k == 0 and opening.start < segments[n - 1].opening.end:
             before, undone_before = self.spends(segments, n - 1)
             spent[opening.plan] += self.unpaid(opening, (before + undone_before).total())
@@ -273,7 +295,8 @@ class User:
     def hand_trial_on(self, at, old, sub, gone):
         """A subscription has one trial, also if an item comes and the one that has it goes."""
         spent = self.handed[old][1]["trial"] + (0 if self.openings[old] else self.spent["trial", old])
-        paid = self.handed[old][1]["paid"] or any(o.own for o in self.openings[old])
+        costs = lambda o: any(n.amount > 0 for n in o.invoice.lines if n.item in (old, None))
+        paid = self.handed[old][1]["paid"] or any(map(costs, self.openings[old]))
         since = max(self.came(old, sub), self.snapshots(sub)[0].created)
         new = sorted((-self.trial_of(i, sub)[1], i) for i, (end, of) in gone.items()
                      if of == sub and not self.openings[i] and self.came(i, sub) > since and end > at)
@@ -366,7 +389,7 @@ class User:
             return lot.until, not lot.free, not lot.plan, lot.since, str(lot.key)
         if lot.plan and lot.bucket != "lifetime":
             item = lot.bucket.removeprefix("rollover ")
-            period = max([s.end for s in self.segments(item)] or [0, lot.until])
+            period = [lot.until, *(s.end for s in self.segments(item))][-1]
             return 0, period, item, lot.key[0] == "rollover", lot.until, lot.since, str(lot.key)
         kind = ["lifetime", "signup", "grant", "addon"].index(lot.bucket)
         return kind + 1, lot.since, str(lot.key)
@@ -442,8 +465,9 @@ class User:
             unseen = last is None or newest >= last.created and last.status in ("active", "trialing")
             return self.paid_plan(running) if running and unseen else None
         shown = last.items[item].plan
-        if running and running.start > last.items[item].start and running.invoice.created > last.created:
-            shown = self.paid_plan(running)
+        newest = openings[-1:]
+        if any(o.start > last.items[item].start and o.invoice.created > last.created for o in newest):
+            shown = self.paid_plan(newest[0])
         if last.cancel_at is not None and last.cancel_at <= at and last.status not in TERMINAL:
             return None
         paid = self.paid_plan(openings[-1]) if openings else None

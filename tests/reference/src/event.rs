@@ -43,6 +43,8 @@ pub struct Line {
     /// The price's own amount.
     pub unit: Option<i64>,
     pub amount: i64,
+    /// The amount after the discounts that Stripe lists beside it.
+    pub net: i64,
     pub quantity: i64,
     pub flagged: bool,
     pub start: i64,
@@ -94,6 +96,9 @@ fn line(l: &Value, object: &Value) -> Line {
         let times = [&l["period"][side], &l[k], &object[k]];
         times.into_iter().find_map(int).unwrap_or(0)
     };
+    let amount = int(&l["amount"]).unwrap_or(0);
+    let discounts = l["discount_amounts"].as_array().into_iter().flatten();
+    let discount: i64 = discounts.filter_map(|d| int(&d["amount"])).map(i64::abs).sum();
     Line {
         item: own.or_else(|| id(&l["subscription_item"])).or_else(|| id(&item["subscription_item"])),
         sub: [l, item, other].into_iter().find_map(|v| id(&v["subscription"])),
@@ -101,7 +106,8 @@ fn line(l: &Value, object: &Value) -> Line {
         lookup: id(&price["lookup_key"]).unwrap_or_default(),
         product: product.unwrap_or_default(),
         unit: unit.into_iter().find_map(int),
-        amount: int(&l["amount"]).unwrap_or(0),
+        amount,
+        net: amount.signum() * (amount.abs() - discount).max(0),
         quantity: int(&l["quantity"]).unwrap_or(1),
         flagged: [l, item, other].into_iter().any(|v| v["proration"] == true),
         start: time("current_period_start", "start"),

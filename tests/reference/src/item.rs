@@ -15,6 +15,8 @@ pub const NEVER: i64 = i64::MAX;
 pub struct Paid<'a> {
     pub start: i64,
     pub end: i64,
+    /// When it was billed: at its start, or when its invoice was made if that bills it in advance.
+    billed: i64,
     /// The start that snapshots show, which is earlier for an item that was added within the period.
     pub shown: i64,
     /// When a change took effect.
@@ -22,15 +24,16 @@ pub struct Paid<'a> {
     pub plan: &'a Goods,
     pub quantity: i64,
     pub invoice: &'a Event<'a>,
-    /// The sums of the item's negative and positive lines on the invoice.
+    /// The sums of the item's negative and positive lines on the invoice, before discounts.
     credits: i64,
     positives: i64,
     /// The positive lines of this start, and what the negative lines leave for them after the positive lines
-    /// of earlier starts.
+    /// of earlier starts. After discounts.
     own: i64,
     left: i64,
-    /// Where the newest of its negative lines starts.
+    /// Where the newest of its negative lines starts, and the last one ends.
     credited_at: i64,
+    credited_until: i64,
 }
 
 /// A plan and quantity that a snapshot shows from a moment on.
@@ -58,6 +61,9 @@ pub struct Item<'a> {
     /// The item's id, and the names that stood for it while it was unknown.
     names: BTreeSet<String>,
     pub periods: Vec<Paid<'a>>,
+    /// Periods that begin later, and those that were billed in advance and never begin.
+    ahead: Vec<Paid<'a>>,
+    void: Vec<Paid<'a>>,
     charges: Vec<Paid<'a>>,
     states: Vec<State<'a>>,
     pub units: Vec<Unit>,
@@ -150,20 +156,16 @@ impl<'a> Sub<'a> {
         }
         sub.items = lines.iter().map(|(item, lines)| sub.item(facts, item, lines, takes, now)).collect();
         let periods = sub.items.iter().enumerate();
-        let paid = |(i, item): (usize, &Item<'a>)| {
-            let all = item.periods.iter().chain(&item.charges);
-            all.map(|p| (p.order(), i)).collect::<Vec<_>>()
-        };
-        let mut all: Vec<((i64, i64, &'a str), usize)> = periods.flat_map(paid).collect();
+        let paid =
+            |(i, item): (usize, &Item<'a>)| item.paid().map(|p| (p.order(), p.start, i)).collect::<Vec<_>>();
+        let mut all: Vec<((i64, i64, &'a str), i64, usize)> = periods.flat_map(paid).collect();
         all.sort_unstable();
-        for ((start, _, invoice), i) in all {
+        for ((.., invoice), start, i) in all {
             let item = &sub.items[i];
-            let mut paid = item.periods.iter().chain(&item.charges);
-            let Some(p) = paid.find(|p| (p.start, p.invoice.doc.as_str()) == (start, invoice)) else {
-                continue;
-            };
-            let shares = item.moved_to(p, &sub.items);
-            sub.items[i].moved.insert((start, invoice), shares);
+            let found = item.paid().find(|p| (p.start, p.invoice.doc.as_str()) == (start, invoice));
+            if let Some(shares) = found.map(|p| item.moved_to(p, &sub.items)) {
+                sub.items[i].moved.insert((start, invoice), shares);
+            }
         }
         sub.swap_items();
         sub
@@ -199,6 +201,7 @@ impl<'a> Sub<'a> {
         now: i64,
     ) -> Item<'a> {
         let (mut firm, mut weak, mut charges, mut periods) = (vec![], vec![], vec![], Vec::<Paid<'a>>::new());
+        let mut credits = Vec::new();
         for (invoice, line, _) in lines {
             let Some(plan) = facts.plan(line) else { continue };
             let of_invoice = lines.iter().filter(|(i, ..)| i.id == invoice.id);
@@ -210,12 +213,13 @@ impl<'a> Sub<'a> {
                 _ => l.start,
             };
             let sum = |of: &dyn Fn(&Line) -> bool| -> i64 {
-                of_invoice.clone().filter(|(_, l, _)| of(l)).map(|(_, l, _)| l.amount).sum()
+                of_invoice.clone().filter(|(_, l, _)| of(l)).map(|(_, l, _)| l.net).sum()
             };
             let credited = of_invoice.clone().filter(|(_, l, _)| l.amount < 0 && start(l) <= line.start);
             let paid = Paid {
                 start: line.start,
                 end: line.end,
+                billed: if invoice.made() + 60 < line.start { invoice.made() } else { line.start },
                 shown: line.start,
                 at: if line.flagged { line.start } else { invoice.made() },
                 plan,
@@ -225,8 +229,13 @@ impl<'a> Sub<'a> {
                 positives: amounts.filter(|a| *a > 0).sum(),
                 own: sum(&|l| l.amount > 0 && l.start == line.start),
                 left: (-sum(&|l| start(l) < line.start || start(l) == line.start && l.amount < 0)).max(0),
-                credited_at: credited.map(|(_, l, _)| l.start).max().unwrap_or(line.start),
+                credited_at: credited.clone().map(|(_, l, _)| l.start).max().unwrap_or(line.start),
+                credited_until: credited.map(|(_, l, _)| l.end).max().unwrap_or(line.start),
             };
+            if line.amount > 0 || line.amount == 0 && line.quantity > 0 {
+                let until = Some(paid.credited_until).filter(|until| *until > paid.end);
+                credits.extend(until.map(|until| (paid.invoice.doc.clone(), paid.start, until, paid.billed)));
+            }
             let reason = |r: &str| invoice.object["billing_reason"] == r;
             let trialing = self.snapshots_of(id, line.start, true).iter().any(|s| s.status() == "trialing");
             // "A zero line opens a period if its price's own amount is 0, or if a `subscription_cycle`
@@ -288,8 +297,25 @@ impl<'a> Sub<'a> {
         charges
             .extend(superseded.into_iter().filter(|p| flagged.contains(&(p.invoice.doc.clone(), p.start))));
         charges.sort_by_key(|c| (c.at, c.invoice.made(), c.invoice.doc.clone()));
-        let mut periods = opened;
-        periods.retain(|p| opens(p) <= now.max(p.invoice.created));
+        // "No month begins after the end of the item", and no period that was billed in advance. It does not
+        // begin either if a newer invoice opens an earlier period and bills or credits the time at its start.
+        let over = self.ended.filter(|(_, failed)| !failed).map(|(end, _)| end);
+        let (gone, removed) = self.removed(id, lines).unzip();
+        let over = over.into_iter().chain(removed).min();
+        let (mut periods, mut ahead, mut void) = (Vec::<Paid<'a>>::new(), Vec::new(), Vec::new());
+        for p in opened {
+            let billed = periods.iter().chain(&ahead).map(|q| (&q.invoice.doc, q.start, q.end, q.billed));
+            let credited = credits.iter().map(|(doc, start, until, billed)| (doc, *start, *until, *billed));
+            let replaces = |(doc, start, until, billed): (&String, i64, i64, i64)| {
+                *doc != p.invoice.doc && start < p.start && p.start < until && billed >= p.billed
+            };
+            let never = over.is_some_and(|end| end <= p.start) || billed.chain(credited).any(replaces);
+            match () {
+                () if p.billed < p.start && never => void.push(p),
+                () if opens(&p) > now.max(p.invoice.created) => ahead.push(p),
+                () => periods.push(p),
+            }
+        }
         // 2.6: "A change counts when an `active` or `trialing` snapshot in that period shows it".
         let live = self.snapshots.iter().filter(|s| matches!(s.status(), "active" | "trialing"));
         let shown = live.filter_map(|s| {
@@ -299,7 +325,6 @@ impl<'a> Sub<'a> {
         });
         let mut states: Vec<State<'a>> = shown.collect();
         states.sort_by_key(|s| s.at);
-        let (gone, removed) = self.removed(id, lines).unzip();
         let end = [self.ended.map(|e| e.0), removed].into_iter().flatten().min();
         let came = self.snapshots.iter().find(|s| s.item(id).is_some()).map(|s| s.created);
         let trials = self.snapshots.iter().rev().filter(|s| s.status() == "trialing");
@@ -312,6 +337,8 @@ impl<'a> Sub<'a> {
             id,
             names,
             periods,
+            ahead,
+            void,
             charges,
             states,
             units,
@@ -416,8 +443,18 @@ impl<'a> Item<'a> {
     }
 
     fn charges_of(&self, period: usize) -> impl DoubleEndedIterator<Item = &Paid<'a>> {
-        let (start, end) = (self.periods[period].start, self.window_end(period));
+        self.charges_in(&self.periods[period])
+    }
+
+    fn charges_in(&self, p: &Paid<'a>) -> impl DoubleEndedIterator<Item = &Paid<'a>> {
+        let later = self.periods.iter().map(|q| q.start).filter(|start| *start > p.start);
+        let (start, end) = (p.start, later.chain([p.end]).min().unwrap_or(p.end));
         self.charges.iter().filter(move |c| start <= c.start && c.start < end)
+    }
+
+    /// All that its invoices charge it.
+    fn paid(&self) -> impl Iterator<Item = &Paid<'a>> {
+        self.periods.iter().chain(&self.ahead).chain(&self.void).chain(&self.charges)
     }
 
     /// What the items that this one replaced hand over to a unit.
@@ -488,15 +525,22 @@ impl<'a> Item<'a> {
     }
 
     /// What spends took from a unit's bucket. What they took from a unit that proved never to be granted
-    /// counts against the one before it.
+    /// counts against the one that ran when it would have begun.
     fn taken(&self, unit: usize, without: &[&str]) -> i64 {
         self.taken_by_plan(unit).filter(|(plan, _)| !without.contains(plan)).map(|(_, n)| n).sum()
     }
 
     fn taken_by_plan(&self, unit: usize) -> impl Iterator<Item = (&str, i64)> {
         let (from, to) = (self.position(unit), self.position(unit + 1).unwrap_or((NEVER, 0)));
+        let times = (self.units[unit].start, self.units.get(unit + 1).map_or(NEVER, |next| next.start));
         let mine = |k: &Key| k.kind == "plan" && self.names.contains(&k.id);
-        let within = move |k: &Key| from <= Some((k.start, k.slice)) && (k.start, k.slice) < to;
+        let within = move |k: &Key| {
+            let start = add_months(k.start, i64::try_from(k.slice).unwrap_or(0));
+            match self.void.iter().any(|p| p.start == k.start) {
+                true => times.0 <= start && start < times.1,
+                false => from <= Some((k.start, k.slice)) && (k.start, k.slice) < to,
+            }
+        };
         let own = self.takes.iter().filter(move |(k, _)| mine(k) && within(k));
         let handed = self.handed_to(&self.units[unit]).into_iter().flat_map(|handed| &handed.spent);
         own.map(|(k, n)| (k.name.as_str(), *n)).chain(handed.map(|(plan, n)| (plan.as_str(), *n)))
@@ -537,15 +581,14 @@ impl<'a> Item<'a> {
     }
 
     fn opening_loss(&self, part: i64, period: usize, before: i64) -> i64 {
-        self.payer(period).loss(self.facts, part, before)
+        self.payer(&self.periods[period]).loss(self.facts, part, before)
     }
 
     /// "Where the invoice that opened the current period credits unused time of the item (its negative
     /// lines), the share min(1, credits / positive lines of the item) was paid by the credited period's
     /// payment …: a refund of that payment takes that share, and the invoice's own refund takes the rest." What
     /// the invoice charges for the time before is paid by the credits first.
-    fn payer(&self, period: usize) -> Payer<'a> {
-        let p = &self.periods[period];
+    fn payer(&self, p: &Paid<'a>) -> Payer<'a> {
         let mut payer = Payer { invoice: p.invoice, older: Vec::new() };
         if p.left > 0 {
             let credited = self.credited(p).map(|earlier| self.newest_payer(earlier, p));
@@ -561,7 +604,7 @@ impl<'a> Item<'a> {
         let older = match c.invoice.total() {
             1.. => Vec::new(),
             _ if c.left > 0 && c.left >= c.own => {
-                vec![(1, 1, Some(self.newest_payer(period, c)))]
+                vec![(1, 1, Some(self.newest_payer(&self.periods[period], c)))]
             }
             _ => self.moved_of(c),
         };
@@ -573,23 +616,28 @@ impl<'a> Item<'a> {
     }
 
     /// The period in which the newest credit of an invoice starts. One that is over is not credited, and no
-    /// invoice credits a period that it opens.
-    fn credited(&self, by: &Paid<'a>) -> Option<usize> {
-        let period = self.periods.iter().rposition(|q| q.start <= by.credited_at && self.precedes(q, by))?;
-        (self.periods[period].end > by.credited_at).then_some(period)
+    /// invoice credits a period that it opens. A period that never begins is credited if no other one is.
+    fn credited(&self, by: &Paid<'a>) -> Option<&Paid<'a>> {
+        let newest = |all: Vec<&'_ Paid<'a>>| -> Option<usize> {
+            let period = all.iter().rposition(|q| q.start <= by.credited_at && self.precedes(q, by))?;
+            (all[period].end > by.credited_at).then_some(period)
+        };
+        let begun: Vec<_> = self.periods.iter().chain(&self.ahead).collect();
+        let place = newest(begun.clone()).map(|place| begun[place]);
+        place.or_else(|| newest(self.void.iter().collect()).map(|place| &self.void[place]))
     }
 
     /// Whether a line may have paid for another one. In one second, an invoice without credits may come late.
     fn precedes(&self, q: &Paid<'a>, p: &Paid<'a>) -> bool {
         let is_leaf = || q.left == 0 && self.moved_of(q).is_empty();
         q.invoice.doc != p.invoice.doc
-            && (q.start < p.start || q.start == p.start && (is_leaf() || q.order() < p.order()))
+            && (q.billed < p.billed || q.billed == p.billed && (is_leaf() || q.order() < p.order()))
     }
 
     /// "The newest charge of that period, else its opening; and so on back."
-    fn newest_payer(&self, period: usize, by: &Paid<'a>) -> Payer<'a> {
+    fn newest_payer(&self, period: &Paid<'a>, by: &Paid<'a>) -> Payer<'a> {
         let before = |c: &&Paid<'a>| c.own > 0 && c.start <= by.credited_at && self.precedes(c, by);
-        self.charges_of(period).filter(before).fold(self.payer(period), |older, c| {
+        self.charges_in(period).filter(before).fold(self.payer(period), |older, c| {
             let own = (c.left > 0).then_some((c.left, c.own, Some(older)));
             Payer { invoice: c.invoice, older: own.into_iter().chain(self.moved_of(c)).collect() }
         })
@@ -601,8 +649,8 @@ impl<'a> Item<'a> {
     /// items that stay only if their credit ends with this period, or if the invoice renews both.
     fn moved_to(&self, p: &Paid<'a>, items: &[Item<'a>]) -> Vec<Share<'a>> {
         let lines = |item: &'a str| p.invoice.lines.iter().filter(move |l| l.item.as_deref() == Some(item));
-        let net = |item: &'a str| lines(item).map(|l| l.amount).sum::<i64>();
-        let here = |item: &'a str| lines(item).filter(|l| l.start == p.start).map(|l| l.amount).sum::<i64>();
+        let net = |item: &'a str| lines(item).map(|l| l.net).sum::<i64>();
+        let here = |item: &'a str| lines(item).filter(|l| l.start == p.start).map(|l| l.net).sum::<i64>();
         let credits = |item: &'a str| lines(item).filter(|l| l.amount < 0 && l.start <= p.start);
         let newest = |item: &'a str| credits(item).max_by_key(|l| (l.start, l.end));
         let all_below = |item: &'a str| lines(item).all(|l| l.amount < 0);
@@ -614,9 +662,12 @@ impl<'a> Item<'a> {
                 return Vec::new();
             }
             let counts = |i: &&&'a str| {
-                let renews = |l: &Line| l.amount >= 0 && l.start == p.start && l.end >= p.end;
-                let is_renewed = |l: &Line| l.end == p.start && lines(i).any(renews);
-                newest(i).is_some_and(|l| all_below(i) || is_renewed(l) || l.end == p.end)
+                let charges = || lines(i).filter(|l| l.amount >= 0);
+                let renews = |l: &Line| l.start == p.start && l.end >= p.end;
+                let is_renewed = |l: &Line| l.end <= p.start && charges().any(renews);
+                // The item was changed, and then removed: nothing is charged from its last credit on.
+                let is_gone = |l: &Line| charges().all(|c| c.start < l.start);
+                newest(i).is_some_and(|l| is_gone(l) || is_renewed(l) || l.end >= p.end)
             };
             let credits = named.iter().filter(counts).map(|i| (*i, -net(i))).filter(|(_, n)| *n > 0);
             (credits.collect(), named.iter().map(|i| net(i).max(0)).sum())
@@ -746,7 +797,7 @@ fn reset<'n>(plan: &'n str, granted: &mut Vec<&'n str>, ended: &mut Vec<&'n str>
 
 impl<'a> Paid<'a> {
     fn order(&self) -> (i64, i64, &'a str) {
-        (self.start, self.invoice.created, self.invoice.doc.as_str())
+        (self.billed, self.invoice.created, self.invoice.doc.as_str())
     }
 
     /// Whether its price has an amount.

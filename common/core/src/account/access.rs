@@ -203,8 +203,7 @@ impl State {
             return;
         }
         let is_back = |item: &Item, period: &Period| {
-            catalog.policy.refunded_access == RefundedAccess::End
-                && item.is_refunded(period, &item.periods(view), view)
+            catalog.policy.refunded_access == RefundedAccess::End && item.is_refunded(period, view)
         };
         let Some(snapshot) = &subscription.snapshot else {
             for (item_id, item) in &subscription.items {

@@ -38,12 +38,17 @@ const MAX_LINES: usize = 32;
 const MAX_SIGHTS: usize = 16;
 /// Up to this number all sights are kept: another plan may still show between two that show the same.
 const MANY_SIGHTS: usize = 8;
+/// The maximum number of credits of time ahead that are kept.
+const MAX_CREDITS_AHEAD: usize = 8;
 /// The maximum number of snapshots with another status that are kept for the order of sights.
 const MAX_BETWEEN: usize = 4;
 /// The maximum number of period starts of one item that no line has opened.
 const MAX_STARTS: usize = 16;
 /// The maximum number of periods before the current one that are kept; each was cut short by the next.
-const MAX_PREDECESSORS: usize = 8;
+const MAX_PREDECESSORS: usize = 12;
+/// An invoice that was made longer than this before the start of a line bills the line's period in advance. One
+/// recorded invoice was made a second before its line starts.
+pub const MADE_BEFORE_SECONDS: i64 = 60;
 /// A future line opens its period this long before the start.
 const OPENS_EARLY_SECONDS: i64 = 3_600;
 /// The period under which credits of a trial are counted as spent.
@@ -89,6 +94,21 @@ pub struct Item {
     /// Starts that may still end packs.
     #[serde(default, skip_serializing_if = "Resets::is_empty")]
     resets: Resets,
+    /// Credits of time ahead whose lines are dropped.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    credits_ahead: Vec<CreditAhead>,
+}
+
+/// What an invoice credits of the time after the period that it bills. It takes the place of a period that was
+/// billed in advance.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+struct CreditAhead {
+    invoice: InvoiceId,
+    /// Start of the period that the invoice bills.
+    start: Timestamp,
+    /// End of what it credits, excluded.
+    until: Timestamp,
+    billed_at: Timestamp,
 }
 
 /// Starts that decide which packs end. A line that charges a plan change ends packs if a period begins in the
@@ -158,6 +178,9 @@ pub struct Line {
     pub invoice: InvoiceId,
     /// `created` of the event that says it is paid.
     pub at: Timestamp,
+    /// `created` of the invoice, if that bills the line in advance ([`MADE_BEFORE_SECONDS`]).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub made: Option<Timestamp>,
     /// Start of the service.
     pub start: Timestamp,
     /// End of the service, excluded.
@@ -170,7 +193,7 @@ pub struct Line {
     pub quantity: u64,
     /// What the plan is worth.
     pub terms: Terms,
-    /// Minor units, after discounts for a proration.
+    /// Minor units, as the line says: before discounts, but for most prorations.
     pub amount: i64,
     /// Marked as a proration.
     #[serde(default, skip_serializing_if = "is_false")]
@@ -189,17 +212,21 @@ pub struct Line {
     /// Minor units that were paid, through Stripe or outside it; absent when equal to `total`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub paid: Option<i64>,
-    /// Minor units by which the invoice credits unused time of the item (its negative lines).
+    /// Minor units by which the invoice credits unused time of the item (its negative lines), after discounts.
     #[serde(default, skip_serializing_if = "is_zero_amount")]
     pub credited: i64,
-    /// Where the newest of these credits starts; absent when that is `start`.
+    /// Where the newest of these credits starts; absent when that is `start` and `credited` is not 0.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credited_at: Option<Timestamp>,
-    /// Minor units of the item's positive lines on the invoice that start earlier. The credits pay for them
-    /// first.
+    /// Where the last of these credits ends, excluded; absent unless that is after `end`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credited_until: Option<Timestamp>,
+    /// Minor units of the item's positive lines on the invoice that start earlier, after discounts. The credits
+    /// pay for them first.
     #[serde(default, skip_serializing_if = "is_zero_amount")]
     pub charged_before: i64,
-    /// Minor units of the item's positive lines on the invoice with this start; absent when equal to `amount`.
+    /// Minor units of the item's positive lines on the invoice with this start, after discounts; absent when
+    /// equal to `amount`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub charged: Option<i64>,
     /// What the invoice credits other items and charges for this one.
@@ -227,9 +254,30 @@ impl Line {
         self.flagged && self.amount >= 0
     }
 
+    /// Whether its invoice credits unused time of the item, also if that time cost nothing.
+    fn credits_time(&self) -> bool {
+        self.credited > 0 || self.credited_at.is_some()
+    }
+
+    /// What its invoice credits, if that lasts longer than what the line bills.
+    fn credit_ahead(&self) -> Option<CreditAhead> {
+        let (invoice, start, billed_at) = (self.invoice.clone(), self.start, self.billed_at());
+        self.credited_until.map(|until| CreditAhead { invoice, start, until, billed_at })
+    }
+
     /// Whether it ends packs if a period begins at its start.
     fn ends_packs(&self) -> bool {
         self.amount > 0 && self.terms.resets()
+    }
+
+    /// The same if no later fact can close that period.
+    fn ends_packs_for_good(&self) -> bool {
+        self.ends_packs() && self.made.is_none()
+    }
+
+    /// When it was billed: at its start, unless it was billed in advance.
+    fn billed_at(&self) -> Timestamp {
+        self.made.unwrap_or(self.start)
     }
 
     fn opened_by(&self, now: Timestamp) -> bool {
@@ -319,6 +367,8 @@ pub struct Period {
     pub end: Option<Timestamp>,
     /// `created` of the event that opened it.
     pub at: Timestamp,
+    /// `created` of its invoice, if that bills it in advance.
+    made: Option<Timestamp>,
     /// The invoice that opened it.
     pub invoice: InvoiceId,
     /// The price that was paid for.
@@ -329,14 +379,18 @@ pub struct Period {
     pub terms: Terms,
     total: i64,
     paid: i64,
+    /// Whether it has an amount before discounts.
+    costs: bool,
     /// Minor units by which the invoice credits unused time of the item.
-    pub(super) credited: i64,
+    credited: i64,
+    /// Whether it credits any, also if that time cost nothing.
+    pub(super) credits_time: bool,
     credited_at: Timestamp,
     charged_before: i64,
     charged: i64,
     moved: Option<Box<Moved>>,
-    /// Whether no later snapshot can close it. A `trialing` snapshot closes the period of a renewal's zero
-    /// line.
+    /// Whether no later fact can close it. A `trialing` snapshot closes the period of a renewal's zero line. A
+    /// newer invoice, or the item's end, closes one that was billed in advance.
     pub(super) proven: bool,
     /// Whether it ends add-ons: a line with this start bills a plan without seats. If a subscription changes
     /// its plan in the second in which it starts, either invoice may arrive first, so any such line counts.
@@ -349,9 +403,27 @@ impl Period {
         self.terms.worth(self.quantity)
     }
 
-    /// Whether it was paid for long before it began.
-    fn is_paid_in_advance(&self) -> bool {
-        self.at < self.start.plus_seconds(-OPENS_EARLY_SECONDS)
+    fn billed_at(&self) -> Timestamp {
+        self.made.unwrap_or(self.start)
+    }
+
+    /// Whether it never begins. A period that was billed in advance does not begin after the end of its item. A
+    /// newer invoice takes its place that opens an earlier period, as for another interval, if that period or
+    /// what the invoice credits lasts beyond this start.
+    fn is_void(&self, item: &Item, before: &[(Self, Stage)], ended: Option<Timestamp>) -> bool {
+        let Some(made) = self.made else { return false };
+        let is_billed_anew = before.iter().any(|(one, stage)| {
+            *stage != Stage::Void
+                && one.invoice != self.invoice
+                && one.billed_at() >= made
+                && one.end.is_some_and(|end| end > self.start)
+        });
+        let credits =
+            item.credits_ahead.iter().cloned().chain(item.lines.iter().filter_map(Line::credit_ahead));
+        let mut credits = credits.filter(|one| one.start < self.start && one.until > self.start);
+        ended.is_some_and(|ended| ended <= self.start)
+            || is_billed_anew
+            || credits.any(|one| one.invoice != self.invoice && one.billed_at >= made)
     }
 
     /// Whether it ends with another period, or is the first one of an item that was added within the
@@ -376,6 +448,17 @@ impl Period {
     }
 }
 
+/// How far a period is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// It has begun, also if it is over.
+    Open,
+    /// It begins later.
+    Ahead,
+    /// It never begins.
+    Void,
+}
+
 /// What the computation of a bucket needs besides the item.
 #[derive(Clone, Copy)]
 pub(super) struct View<'a> {
@@ -395,7 +478,8 @@ pub(super) struct View<'a> {
     pub phases: &'a [Phase],
     /// What `pause_collection` means.
     pub pause_collection: PauseCollection,
-    /// When the item ended, unless failed payments ended it. No month that starts later is granted.
+    /// When the item ended, unless failed payments ended it. No month that starts later is granted, and no
+    /// period that was billed in advance.
     pub ended: Option<Timestamp>,
     /// How many periods before the current one are kept because their credits may be carried over.
     pub carried_periods: u64,
@@ -657,6 +741,7 @@ impl Item {
         self.resets.charges.extend(other.resets.charges);
         self.resets.openers.extend(other.resets.openers);
         self.resets.unproven.extend(other.resets.unproven);
+        self.credits_ahead.extend(other.credits_ahead);
         for spent in other.spent {
             self.add_spent(spent);
         }
@@ -734,7 +819,22 @@ impl Item {
 
     /// The paid periods that have opened by now, the current one last.
     pub(super) fn periods(&self, view: &View<'_>) -> Vec<Period> {
-        self.all_periods(view).into_iter().filter(|(_, open)| *open).map(|(period, _)| period).collect()
+        let all = self.all_periods(view).into_iter();
+        all.filter(|(_, stage)| *stage == Stage::Open).map(|(period, _)| period).collect()
+    }
+
+    /// Whether a line of it was billed in advance.
+    pub(super) fn is_billed_in_advance(&self) -> bool {
+        self.lines.iter().any(|line| line.made.is_some())
+    }
+
+    /// The starts of the periods, and of their months, that never begin.
+    fn void_starts(&self, view: &View<'_>) -> Vec<Timestamp> {
+        if !self.is_billed_in_advance() {
+            return Vec::new();
+        }
+        let void = self.all_periods(view).into_iter().filter(|(_, stage)| *stage == Stage::Void);
+        void.flat_map(|(period, _)| cuts(period.start, period.end)).collect()
     }
 
     /// The first period that has opened by now, and whether its line is dropped. What a dropped period took
@@ -749,10 +849,9 @@ impl Item {
         Some((Period { start, shown, end, terms, quantity, ..first }, true))
     }
 
-    /// All periods that lines open, each with whether it has opened by now. Of the lines of one invoice that
-    /// open at once, the latest opens.
-    fn all_periods(&self, view: &View<'_>) -> Vec<(Period, bool)> {
-        let mut periods: Vec<(Period, bool)> = Vec::new();
+    /// All periods that lines open, by start. Of the lines of one invoice that open at once, the latest opens.
+    fn all_periods(&self, view: &View<'_>) -> Vec<(Period, Stage)> {
+        let mut periods: Vec<(Period, Stage)> = Vec::new();
         let mut starts: Vec<Timestamp> = self.lines.iter().map(|line| line.start).collect();
         starts.dedup();
         for start in starts {
@@ -762,7 +861,7 @@ impl Item {
             // Snapshots before 2025-03-31.basil show only the subscription's period.
             let is_shown = self.starts.contains(&start);
             let shown_before = self.starts.iter().copied().rfind(|shown| *shown < start);
-            let is_added = |line: &Line| periods.is_empty() && shown_before.is_some() && line.credited == 0;
+            let is_added = |line: &Line| periods.is_empty() && shown_before.is_some() && !line.credits_time();
             let charges = |line: &&Line| line.flagged && line.amount > 0 && (is_shown || is_added(line));
             let opening = here()
                 .filter(opens)
@@ -782,23 +881,31 @@ impl Item {
                 shown: shown_before.unwrap_or(start),
                 end: most.end,
                 at: opening.at,
+                made: opening.made,
                 invoice: most.invoice.clone(),
                 price: most.price.clone(),
                 quantity: most.quantity,
                 terms: most.terms.clone(),
                 total: most.total,
                 paid: most.paid.unwrap_or(most.total),
+                costs: here().any(|line| line.invoice == most.invoice && line.amount > 0),
                 credited: most.credited,
+                credits_time: most.credits_time(),
                 credited_at: most.credited_at.unwrap_or(start),
                 charged_before: most.charged_before,
                 charged: most.charged.unwrap_or(most.amount),
                 moved: most.moved.clone(),
-                proven: opening.amount > 0 || self.is_free(opening),
+                proven: opening.made.is_none() && (opening.amount > 0 || self.is_free(opening)),
                 resets: here().any(|line| line.ends_packs() || (line.terms.resets() && opens(&line))),
             };
             let opens_at = start.plus_seconds(-OPENS_EARLY_SECONDS);
             periods.retain(|(before, _)| before.invoice != period.invoice || opens_at > before.at);
-            periods.push((period, opening.opened_by(view.now)));
+            let stage = match opening.opened_by(view.now) {
+                _ if period.is_void(self, &periods, view.ended) => Stage::Void,
+                true => Stage::Open,
+                false => Stage::Ahead,
+            };
+            periods.push((period, stage));
         }
         periods
     }
@@ -806,7 +913,7 @@ impl Item {
     /// The starts at which both a period began and a line charged a change.
     pub(super) fn charged_resets(&self) -> impl Iterator<Item = Timestamp> {
         let Resets { periods, shown, charges, openers, .. } = &self.resets;
-        let charged = self.lines.iter().filter(|line| line.ends_packs()).map(|line| line.start);
+        let charged = self.lines.iter().filter(|line| line.ends_packs_for_good()).map(|line| line.start);
         let paid = charged.chain(charges.iter().copied()).filter(|start| periods.contains(start));
         let opened = self.openers().map(|line| line.start).chain(openers.iter().copied());
         paid.chain(opened.filter(|start| shown.contains(start) || self.starts.contains(start)))
@@ -817,7 +924,7 @@ impl Item {
         let is_later = |one: &Line, other: &Line| other.invoice == one.invoice && other.start > one.start;
         let is_last =
             move |one: &Line| !self.lines.iter().any(|other| other.amount > 0 && is_later(one, other));
-        self.lines.iter().filter(move |line| line.ends_packs() && is_last(line))
+        self.lines.iter().filter(move |line| line.ends_packs_for_good() && is_last(line))
     }
 
     /// Start of its newest period that ends packs and that a late `trialing` snapshot may still close.
@@ -873,17 +980,17 @@ impl Item {
     /// What the bucket holds.
     pub(super) fn bucket(&self, view: &View<'_>) -> Bucket {
         let all = self.all_periods(view);
-        let ahead = all.iter().filter(|(_, open)| !open).map(|(period, _)| period.start);
+        let ahead = all.iter().filter(|(_, stage)| *stage == Stage::Ahead).map(|(period, _)| period.start);
         let opens = ahead.min().map(|start| start.plus_seconds(-OPENS_EARLY_SECONDS));
         let periods: Vec<Period> =
-            all.into_iter().filter(|(_, open)| *open).map(|(period, _)| period).collect();
+            all.into_iter().filter(|(_, stage)| *stage == Stage::Open).map(|(period, _)| period).collect();
         let Some(current) = periods.last() else {
             return Bucket { next: opens, ..self.trial_bucket(view) };
         };
         let slices = self.slices(&periods, view);
         let mut bucket = self.slice_bucket(None, slices.len().saturating_sub(1), &slices, &periods, view);
         bucket.carries = self.carries(&slices, &periods, view);
-        bucket.next_month = self.next_slice(current, &periods, view);
+        bucket.next_month = self.next_slice(current, view);
         bucket.next = bucket.next_month.into_iter().chain(opens).min();
         bucket
     }
@@ -950,9 +1057,13 @@ impl Item {
             runs.retain(after_start);
             runs.insert(0, opened);
         }
-        let lost = self.lost(current, periods, &charges, granted, view);
-        let carried =
-            if slice.index == 0 { carried(self, current, periods, slices, view) } else { Credits::ZERO };
+        let lost = self.lost(current, &charges, granted, view);
+        let void = self.void_starts(view);
+        let carried = if slice.index == 0 {
+            carried(self, current, periods, slices, &void, view)
+        } else {
+            Credits::ZERO
+        };
         let is_first = slice.index == 0 && slice.period == 0;
         let handed = if is_first { view.handed.clone() } else { Handed::default() };
         let own = if slice.monthly { cuts(current.start, current.end) } else { Vec::new() };
@@ -969,10 +1080,16 @@ impl Item {
         plans.extend(runs.iter().map(|run| run.terms.plan.clone()));
         let first = plans.iter().position(|plan| *plan == terms.plan).unwrap_or(0);
         let left_and_back = plans.iter().skip(first).any(|plan| *plan != terms.plan);
-        let was_paid = periods.iter().any(|period| period.charged > 0);
+        let was_paid = periods.iter().any(|period| period.costs);
         let mut hands_over = Handed { plans, spent: handed.spent, was_paid };
         for spent in self.spent.iter().filter(|spent| !spent.carried && of_slice(spent.start)) {
             hands_over.add(&spent.plan, spent.credits);
+        }
+        let holds_void = |start: Timestamp| holds_void(start, place, slices, &void);
+        for spent in self.spent.iter().filter(|spent| !spent.carried && holds_void(spent.start)) {
+            // What was spent of a plan that was never in force here counts as spent of the present one.
+            let known = hands_over.plans.contains(&spent.plan);
+            hands_over.add(if known { &spent.plan } else { &terms.plan }, spent.credits);
         }
         let of_first = if first == 0 { carried } else { Credits::ZERO };
         let spent = if view.plan_change == PlanChange::OnPayment || left_and_back {
@@ -1200,21 +1317,37 @@ impl Item {
         terms.clone().with_name_of(price, catalog)
     }
 
+    /// Of the credits that lines name, keeps those whose lines are dropped and that last beyond the start of the
+    /// current period.
+    fn keep_credits_ahead(&mut self, credits: Vec<CreditAhead>, current: Timestamp) {
+        self.credits_ahead.extend(credits);
+        let of_line =
+            |one: &CreditAhead| self.lines.iter().any(|line| line.credit_ahead().as_ref() == Some(one));
+        self.credits_ahead.retain(|one| one.until > current && !of_line(one));
+        self.credits_ahead.sort();
+        self.credits_ahead.dedup();
+        while self.credits_ahead.len() > MAX_CREDITS_AHEAD {
+            self.credits_ahead.remove(0);
+        }
+    }
+
     /// Drops what no later fact can make count again.
     pub(super) fn prune(&mut self, view: &View<'_>) {
         let all = self.all_periods(view);
         let openings: Vec<(Timestamp, InvoiceId)> =
             all.iter().map(|(period, _)| (period.start, period.invoice.clone())).collect();
+        let void = all.iter().filter(|(_, stage)| *stage == Stage::Void);
+        let void: Vec<Timestamp> = void.map(|(period, _)| period.start).collect();
         let periods: Vec<Period> =
-            all.into_iter().filter(|(_, open)| *open).map(|(period, _)| period).collect();
+            all.into_iter().filter(|(_, stage)| *stage == Stage::Open).map(|(period, _)| period).collect();
         if let Some(current) = periods.last() {
             // These earlier periods stay:
             // - Periods that the current one cut short: their spends may count in it, and their payments may
             //   have paid a share of it.
             // - The period before a zero line: a late `trialing` snapshot may close the line's period again.
+            // - The period before one that was billed in advance: a late invoice may take the place of that
+            //   one, and what an invoice credits of it waits for the renewal after that.
             // - The period before an invoice that credits unused time: the credited period may arrive later.
-            // - The period before one that was paid in advance: what an invoice credits of it waits for the
-            //   renewal after that.
             // - Periods whose credits may still be carried over. Any item may change to a plan with
             //   `rollover`.
             // - The period that ran at the time of an import (below).
@@ -1222,7 +1355,7 @@ impl Item {
             let mut oldest = current;
             let mut ended = None;
             for (kept, before) in periods.iter().rev().skip(1).enumerate() {
-                let may_overlap = !oldest.proven || oldest.credited > 0 || oldest.is_paid_in_advance();
+                let may_overlap = !oldest.proven || oldest.credits_time;
                 let overlaps = may_overlap || before.end.is_none_or(|end| end > oldest.start);
                 if kept >= carried && (!overlaps || kept >= MAX_PREDECESSORS) {
                     ended = Some(before.end.unwrap_or(oldest.start).min(oldest.start));
@@ -1254,16 +1387,21 @@ impl Item {
             self.resets.shown.extend(&self.starts);
             let unproven = periods.iter().filter(|period| period.resets && !period.proven);
             self.resets.unproven.extend(unproven.map(|period| period.start));
-            let charges = self.lines.iter().filter(|line| line.ends_packs());
+            void.iter().for_each(|start| {
+                self.resets.unproven.remove(start);
+            });
+            let charges = self.lines.iter().filter(|line| line.ends_packs_for_good());
             self.resets.charges.extend(charges.map(|line| line.start));
             let openers: Vec<Timestamp> = self.openers().map(|line| line.start).collect();
             self.resets.openers.extend(openers);
+            let credits: Vec<CreditAhead> = self.lines.iter().filter_map(Line::credit_ahead).collect();
             self.lines.retain(|line| {
                 let opens =
                     openings.iter().any(|(start, invoice)| *start == line.start && *invoice == line.invoice);
                 let may_count = line.charges() || line.amount == 0;
                 is_imported(line.start) || (line.start >= from && (opens || may_count))
             });
+            self.keep_credits_ahead(credits, current);
             // The line of a period that carries over may arrive after its snapshots.
             let oldest = if carried > 0 { from } else { oldest };
             // A trial's zero line would open a period if the trial were forgotten.
@@ -1374,25 +1512,39 @@ fn is_of_later_period(start: Timestamp, slice: &Slice, slices: &[Slice], periods
     slices.iter().filter(|other| other.period > slice.period).any(is_in)
 }
 
+/// Whether a spend that was recorded under `start` is of a period that never begins, and that would begin while
+/// this slice runs: the spend counts in this slice.
+fn holds_void(start: Timestamp, place: usize, slices: &[Slice], void: &[Timestamp]) -> bool {
+    void.contains(&start) && slices.iter().rposition(|slice| slice.start <= start) == Some(place)
+}
+
 /// Credits that were spent in a period that this period cut short, and that count as spent in this one: the
 /// share of this period's invoice that was not paid, or all of them if nothing was charged.
-fn carried(item: &Item, period: &Period, periods: &[Period], slices: &[Slice], view: &View<'_>) -> Credits {
+fn carried(
+    item: &Item,
+    period: &Period,
+    periods: &[Period],
+    slices: &[Slice],
+    void: &[Timestamp],
+    view: &View<'_>,
+) -> Credits {
     let Some(before) = period.cut_short(periods) else { return Credits::ZERO };
     let Some(place) = periods.iter().position(|other| other == before) else { return Credits::ZERO };
     let earlier: Vec<Period> = periods.iter().filter(|other| other.start <= before.start).cloned().collect();
-    let slice = slices.iter().rfind(|slice| slice.period == place);
+    let last = slices.iter().rposition(|slice| slice.period == place);
+    let slice = last.and_then(|last| slices.get(last));
     let months = slice.filter(|slice| slice.monthly).map(|_| cuts(before.start, before.end));
     let months = months.unwrap_or_default();
     let in_slice = |start: Timestamp| {
         slice.is_some_and(|slice| {
             let holds_undone = || slice.holds_undone(start, None, &months);
             start == slice.start || (holds_undone() && !is_of_later_period(start, slice, slices, periods))
-        })
+        }) || last.is_some_and(|last| holds_void(start, last, slices, void))
     };
     let before_slice = match slice {
         Some(slice) if slice.index > 0 => Credits::ZERO,
         Some(_) | None if place == 0 => view.handed.total(),
-        Some(_) | None => carried(item, before, &earlier, slices, view),
+        Some(_) | None => carried(item, before, &earlier, slices, void, view),
     };
     period.unpaid_share(item.spent_of(in_slice).plus(before_slice))
 }

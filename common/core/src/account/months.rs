@@ -45,14 +45,14 @@ impl Item {
         let end_of = |index: usize| cuts.get(index + 1).copied().or(period.end);
         slices.push(Slice { end: end_of(0), monthly: true, ..whole.clone() });
         let next = periods.get(place + 1).map(|next| next.start);
-        let is_refunded = self.is_refunded(period, periods, view);
+        let is_refunded = self.is_refunded(period, view);
         let disputes = view.disputes_of(&period.invoice);
         let stops = |at: Timestamp| {
             let refunded_then = |invoice: &InvoiceId| (view.refunded_at)(invoice, at);
             let then = View { refunded: &refunded_then, ..*view };
             phase_at(view.phases, at).is_some_and(|phase| phase.stops(view.pause_collection))
                 || disputes.iter().any(|dispute| is_open(dispute, at))
-                || (is_refunded && self.is_refunded(period, periods, &then))
+                || (is_refunded && self.is_refunded(period, &then))
         };
         for (index, start) in cuts.iter().copied().enumerate().skip(1) {
             let is_over =
@@ -74,12 +74,7 @@ impl Item {
     }
 
     /// When the next month's credits fall due, by the facts known now.
-    pub(super) fn next_slice(
-        &self,
-        current: &Period,
-        periods: &[Period],
-        view: &View<'_>,
-    ) -> Option<Timestamp> {
+    pub(super) fn next_slice(&self, current: &Period, view: &View<'_>) -> Option<Timestamp> {
         let runs = self.runs(current);
         if !runs.last()?.terms.monthly {
             return None;
@@ -87,7 +82,7 @@ impl Item {
         let next = cuts(current.start, current.end).into_iter().find(|cut| *cut > view.now)?;
         let stops = view.phases.last().is_some_and(|phase| phase.stops(view.pause_collection))
             || view.disputes_of(&current.invoice).iter().any(|(_, closed)| closed.is_none())
-            || self.is_refunded(current, periods, view);
+            || self.is_refunded(current, view);
         (!stops && view.ended.is_none()).then_some(next)
     }
 
@@ -108,7 +103,7 @@ impl Item {
             // If the invoice pays back unused time, that time's credits are not also carried over. Of a period
             // that has ended, it credits only what it charges again for a change.
             let is_paid_back =
-                before.period != slice.period && to.credited > 0 && to.cut_short(periods).is_some();
+                before.period != slice.period && to.credits_time && to.cut_short(periods).is_some();
             let is_imported = view.imported_at.is_some_and(|at| slice.since < at);
             if openings_since >= rollover.periods || is_paid_back || is_imported {
                 continue;
@@ -122,8 +117,8 @@ impl Item {
             let part = left.share(i64::try_from(rollover.percent).unwrap_or(0), 100);
             let granted = part.min(Credits::new(rollover.max));
             let charges = self.charges(from, periods);
-            let lost = |view: &View<'_>| self.lost(from, periods, &charges, granted, view);
-            let lost_then = if self.is_refunded(from, periods, view) { Credits::ZERO } else { lost(&then) };
+            let lost = |view: &View<'_>| self.lost(from, &charges, granted, view);
+            let lost_then = if self.is_refunded(from, view) { Credits::ZERO } else { lost(&then) };
             let lost = lost(view).minus(lost_then);
             let spent = self.spent_of_carry(slice.start);
             let ended = until.is_some_and(|until| until <= view.now);

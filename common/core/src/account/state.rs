@@ -407,6 +407,11 @@ impl State {
         earlier(self.ended_at(one).filter(|_| !one.ended_unpaid()), removed)
     }
 
+    /// The same for an item of which a line was billed in advance. Other items need no end for their periods.
+    fn no_period_after(&self, one: &Subscription, id: &ItemId, item: &Item) -> Option<Timestamp> {
+        if item.is_billed_in_advance() { self.no_month_after(one, one.removed_at(id)) } else { None }
+    }
+
     /// What every bucket holds at a moment.
     pub fn buckets(&self, policy: &Policy, now: Timestamp) -> Buckets {
         let now = self.time(now);
@@ -734,7 +739,7 @@ impl State {
             let is_there = |id: &ItemId, item: &Item| one.was_there(id, item, at);
             let is_back = |item: &Item| {
                 let period = item.periods(&then).into_iter().rfind(|period| period.start <= at);
-                period.is_some_and(|period| item.is_refunded(&period, &item.periods(view), &then))
+                period.is_some_and(|period| item.is_refunded(&period, &then))
             };
             let mut shown = one.items.iter().filter(|(id, item)| is_there(id, item)).peekable();
             shown.peek().is_some() && shown.all(|(_, item)| is_back(item))
@@ -774,7 +779,10 @@ impl State {
         }
         let of = |(id, one): (&SubscriptionId, &Arc<Subscription>)| {
             self.view(id, one, policy, now, |view| {
-                one.items.values().filter_map(|item| item.unproven_reset(view)).max()
+                let of_item = |(id, item): (&ItemId, &Item)| {
+                    item.unproven_reset(&View { ended: self.no_period_after(one, id, item), ..*view })
+                };
+                one.items.iter().filter_map(of_item).max()
             })
         };
         self.subscriptions.iter().filter_map(of).max()
@@ -931,7 +939,10 @@ impl State {
         let mut all = Vec::new();
         for (id, subscription) in &self.subscriptions {
             self.view(id, subscription, policy, now, |view| {
-                all.extend(subscription.items.values().flat_map(|item| item.periods(view)));
+                for (id, item) in &subscription.items {
+                    let ended = self.no_period_after(subscription, id, item);
+                    all.extend(item.periods(&View { ended, ..*view }));
+                }
             });
         }
         all
@@ -944,7 +955,8 @@ impl State {
             self.view(id, subscription, policy, now, |view| {
                 for (item_id, item) in &subscription.items {
                     let mut copy = item.clone();
-                    copy.prune(view);
+                    let ended = self.no_period_after(subscription, item_id, item);
+                    copy.prune(&View { ended, ..*view });
                     if copy != *item || copy == Item::default() {
                         pruned.push((id.clone(), item_id.clone(), copy));
                     }

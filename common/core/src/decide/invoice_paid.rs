@@ -22,7 +22,7 @@ use std::collections::BTreeSet;
 
 use super::customer_subscription::{Place, PriceTerms, price_terms};
 use super::{EventFacts, Parked, offer, payment_of_invoice};
-use crate::account::item::{Line, Moved, MovedCredit};
+use crate::account::item::{Line, MADE_BEFORE_SECONDS, Moved, MovedCredit};
 use crate::account::lots::Purchase;
 use crate::account::products::BoughtProduct;
 use crate::account::snapshot::{Terms, digest};
@@ -359,6 +359,7 @@ impl Sold {
         let line = Line {
             invoice: invoice.id.clone(),
             at: event.created,
+            made: invoice.created.filter(|made| made.plus_seconds(MADE_BEFORE_SECONDS) < start),
             start,
             end: line.period_end,
             price: price.clone(),
@@ -373,6 +374,7 @@ impl Sold {
             paid: (paid != total).then_some(paid),
             credited: 0,
             credited_at: None,
+            credited_until: None,
             charged_before: 0,
             charged: None,
             moved: None,
@@ -391,7 +393,9 @@ impl Sold {
             }
             let sums = Sums::of(item.as_ref(), line.start, lines);
             line.credited = sums.credited;
-            line.credited_at = sums.credited_at.filter(|at| *at != line.start);
+            line.credited_at = sums.credited_at.filter(|at| *at != line.start || sums.credited == 0);
+            line.credited_until =
+                sums.credited_until.filter(|until| line.end.is_some_and(|end| *until > end));
             line.charged_before = sums.charged_before;
             line.charged = (sums.charged != line.amount).then_some(sums.charged);
             line.moved =
@@ -400,11 +404,13 @@ impl Sold {
     }
 }
 
-/// What an invoice credits and charges an item up to a moment (minor units).
+/// What an invoice credits and charges an item up to a moment (minor units, after discounts).
 struct Sums {
     credited: i64,
     /// Where the newest credit starts.
     credited_at: Option<Timestamp>,
+    /// Where the last credit ends.
+    credited_until: Option<Timestamp>,
     /// What is charged from earlier moments on.
     charged_before: i64,
     /// What is charged from this moment on.
@@ -425,10 +431,11 @@ impl Sums {
         let credits = of_item().filter(|line| line.amount < 0);
         let credits: Vec<_> =
             credits.filter(|line| !line.period_start.is_some_and(is_for_later_charge)).collect();
-        let sum = |sum: i64, line: &event::InvoiceLine| sum.saturating_add(line.amount.saturating_abs());
+        let sum = |sum: i64, line: &event::InvoiceLine| sum.saturating_add(line.net().saturating_abs());
         Self {
             credited: credits.iter().copied().fold(0, sum),
             credited_at: credits.iter().filter_map(|line| line.period_start).max(),
+            credited_until: credits.iter().filter_map(|line| line.period_end).max(),
             charged_before: charges()
                 .filter(|line| line.period_start.is_some_and(|start| start < at))
                 .fold(0, sum),
@@ -448,8 +455,9 @@ fn shows(line: &Line, item: &ItemId, lines: &[&event::InvoiceLine], made: Timest
 /// What of other items' unused time pays for the lines of an item from a moment on. An invoice that replaces
 /// items by others, as Laravel Cashier's `swap` does, only credits the ones and only charges the others, from
 /// that moment on. If an invoice leaves nothing to pay, what it credits items beyond its charges for them pays
-/// for all others. Of items that stay, that holds only if the credit ends with the charged period, or if the
-/// invoice renews both: the credited period of another item may be forgotten while the charged one runs.
+/// for all others: what it credits an item that is gone, because nothing is charged from its newest credit on;
+/// and of an item that stays, if the credit lasts to the end of the charged period, or if the invoice renews
+/// both. Else the credited period may be forgotten while the charged one runs.
 fn moved(
     item: &ItemId,
     (start, end): (Timestamp, Option<Timestamp>),
@@ -464,7 +472,7 @@ fn moved(
         let counts = |line: &event::InvoiceLine| total <= 0 || line.period_start == Some(start);
         let is_mixed = is_credited(item) && lines_of(item, lines).any(|line| line.amount >= 0);
         let lines = lines_of(item, lines).filter(|line| counts(line) && !(total > 0 && is_mixed));
-        lines.fold(0_i64, |sum, line| sum.saturating_add(line.amount))
+        lines.fold(0_i64, |sum, line| sum.saturating_add(line.net()))
     };
     let pays_itself = if total > 0 { is_credited(item) } else { net(item) <= 0 };
     if pays_itself {
@@ -475,12 +483,11 @@ fn moved(
         let credits =
             lines_of(item, lines).filter(|line| line.amount < 0 && line.period_start <= Some(start));
         let newest = credits.max_by_key(|line| (line.period_start, line.period_end))?;
-        let is_gone = lines_of(item, lines).all(|line| line.amount < 0);
-        let renews = |line: &event::InvoiceLine| {
-            line.amount >= 0 && line.period_start == Some(start) && line.period_end >= end
-        };
-        let is_renewed = newest.period_end == Some(start) && lines_of(item, lines).any(renews);
-        (is_gone || is_renewed || newest.period_end == end).then(|| MovedCredit {
+        let charges = || lines_of(item, lines).filter(|line| line.amount >= 0);
+        let is_gone = charges().all(|line| line.period_start < newest.period_start);
+        let renews = |line: &event::InvoiceLine| line.period_start == Some(start) && line.period_end >= end;
+        let is_renewed = newest.period_end <= Some(start) && charges().any(renews);
+        (is_gone || is_renewed || newest.period_end >= end).then(|| MovedCredit {
             item: item.clone(),
             amount: net(item).saturating_abs(),
             at: newest.period_start.unwrap_or(start),

@@ -5,6 +5,7 @@
 //! patch changes single fields.
 
 mod access;
+mod advance;
 mod bounds;
 mod changes;
 mod edges;

@@ -133,9 +133,13 @@ impl<'a> Fields<'a> {
 
     /// The entries of a list (`{"object":"list","data":[…]}`); empty when it is absent.
     pub(super) fn list(&self, path: &str) -> Result<Vec<Fields<'a>>, ReadError> {
-        let path = format!("{path}.data");
-        let entries = self.shaped(&path, "a list", Json::list)?.unwrap_or_default();
-        let at = self.at(&path);
+        self.entries(&format!("{path}.data"))
+    }
+
+    /// The entries of an array; empty when it is absent.
+    pub(super) fn entries(&self, path: &str) -> Result<Vec<Fields<'a>>, ReadError> {
+        let entries = self.shaped(path, "a list", Json::list)?.unwrap_or_default();
+        let at = self.at(path);
         Ok(entries
             .iter()
             .enumerate()

@@ -121,8 +121,12 @@ pub struct InvoiceLine {
     pub price: Option<Price>,
     /// The quantity; 1 when absent.
     pub quantity: u64,
-    /// Minor units. Negative for the credit of a proration.
+    /// Minor units. Negative for the credit of a proration. Before discounts, but for prorations with
+    /// `proration_discounts = "included"`.
     pub amount: i64,
+    /// Minor units of the discounts that `amount` does not include (`discount_amounts`), with the sign of
+    /// `amount` and at most as large.
+    pub discount: i64,
     /// Stripe's proration flag. It does not say whether the line covers a whole period: compare the periods.
     pub proration: bool,
     /// Whether it credits unused time: it names the lines that it credits. A credit of what cost nothing, as
@@ -218,6 +222,11 @@ impl Invoice {
 }
 
 impl InvoiceLine {
+    /// Minor units after its discounts.
+    pub fn net(&self) -> i64 {
+        self.amount - self.discount
+    }
+
     fn from_fields(line: &Fields<'_>) -> Result<Self, ReadError> {
         let is_subscription = match line.text("parent.type")? {
             Some(parent) => parent == "subscription_item_details",
@@ -240,10 +249,17 @@ impl InvoiceLine {
             line.flag("parent.invoice_item_details.proration")?,
             line.flag("proration")?,
         ];
+        let amount = line.need("amount", line.amount("amount")?)?;
+        let mut discount: u64 = 0;
+        for part in line.entries("discount_amounts")? {
+            discount = discount.saturating_add(part.amount("amount")?.unwrap_or(0).unsigned_abs());
+        }
+        let discount = i64::try_from(discount).unwrap_or(i64::MAX).min(amount.saturating_abs());
         Ok(Self {
             price: Price::from_fields(line)?,
             quantity: line.count("quantity")?.unwrap_or(1),
-            amount: line.need("amount", line.amount("amount")?)?,
+            amount,
+            discount: discount * amount.signum(),
             proration: proration.contains(&Some(true)),
             credits_unused_time: [
                 "parent.subscription_item_details.proration_details.credited_items",

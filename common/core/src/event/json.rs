@@ -87,7 +87,7 @@ keys! {
     "amount_total" "attempt_count" "behavior" "billing_reason" "cancel_at" "cancel_at_period_end"
     "canceled_at" "cancellation_details" "charge" "client_reference_id" "collection_method" "credited_items"
     "currency" "currency_conversion" "current_period_end" "current_period_start" "customer"
-    "customer_details" "customer_email" "date" "days_until_due" "email" "end" "ended_at" "has_more"
+    "customer_details" "customer_email" "date" "days_until_due" "discount_amounts" "email" "end" "ended_at" "has_more"
     "hosted_invoice_url" "invoice" "invoice_item_details" "items" "latest_invoice" "line_items" "lines"
     "lookup_key" "metadata" "mode" "next_payment_attempt" "paid" "paid_out_of_band" "parent"
     "pause_collection" "payment" "payment_intent" "payment_link" "payment_status" "payments" "period" "plan"

@@ -6,7 +6,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Item, Line, Period, View};
+use super::{Item, Line, Period, Stage, View};
 use crate::credits::Credits;
 use crate::ids::{InvoiceId, ItemId};
 use crate::timestamp::Timestamp;
@@ -35,10 +35,35 @@ pub struct MovedCredit {
     pub at: Timestamp,
 }
 
+/// The periods of an item that its payments paid for.
+struct Paid {
+    /// Those that begin, by start.
+    periods: Vec<Period>,
+    /// Those that never begin, by start: an invoice credits them.
+    void: Vec<Period>,
+}
+
+impl Paid {
+    /// The period in which an invoice's newest credit of the item starts.
+    fn credited_by(&self, by: &Bill<'_>) -> Option<&Period> {
+        credited_by(by, &self.periods).or_else(|| credited_by(by, &self.void))
+    }
+}
+
+/// The newest of some periods that an invoice may credit. A period that is over when the credit starts is not
+/// credited.
+fn credited_by<'a>(by: &Bill<'_>, periods: &'a [Period]) -> Option<&'a Period> {
+    let before =
+        periods.iter().rfind(|period| period.start <= by.credited_at && period.bill().precedes(by))?;
+    before.end.is_none_or(|end| end > by.credited_at).then_some(before)
+}
+
 /// What an invoice charges an item from a moment on, and what pays for it.
 #[derive(Clone, Copy)]
 struct Bill<'a> {
     start: Timestamp,
+    /// Its start, or `created` of the invoice if that bills it in advance.
+    billed_at: Timestamp,
     /// `created` of the event that says the invoice is paid.
     at: Timestamp,
     invoice: &'a InvoiceId,
@@ -64,7 +89,7 @@ impl Bill<'_> {
     fn precedes(&self, other: &Bill<'_>) -> bool {
         let is_older = || self.is_leaf() || (self.at, self.invoice) < (other.at, other.invoice);
         self.invoice != other.invoice
-            && (self.start < other.start || (self.start == other.start && is_older()))
+            && (self.billed_at < other.billed_at || (self.billed_at == other.billed_at && is_older()))
     }
 
     /// What refunds and disputes of its own payment take of a part.
@@ -77,6 +102,7 @@ impl Line {
     fn bill(&self) -> Bill<'_> {
         Bill {
             start: self.start,
+            billed_at: self.billed_at(),
             at: self.at,
             invoice: &self.invoice,
             total: self.total,
@@ -97,6 +123,7 @@ impl Period {
     fn bill(&self) -> Bill<'_> {
         Bill {
             start: self.start,
+            billed_at: self.billed_at(),
             at: self.at,
             invoice: &self.invoice,
             total: self.total,
@@ -109,25 +136,32 @@ impl Period {
 }
 
 impl Item {
+    fn paid(&self, view: &View<'_>) -> Paid {
+        let (void, begun): (Vec<_>, Vec<_>) =
+            self.all_periods(view).into_iter().partition(|(_, stage)| *stage == Stage::Void);
+        let periods = |all: Vec<(Period, Stage)>| all.into_iter().map(|(period, _)| period).collect();
+        Paid { periods: periods(begun), void: periods(void) }
+    }
+
     /// The credits that refunds and disputes take. The granted credits consist of the opening's credits, then
     /// the increments of the charged changes, then what was not charged. Each part loses the share of its own
     /// payment that was refunded or disputed.
     pub(in crate::account) fn lost(
         &self,
         current: &Period,
-        periods: &[Period],
         charges: &[&Line],
         granted: Credits,
         view: &View<'_>,
     ) -> Credits {
+        let paid = self.paid(view);
         let opening = current.worth().min(granted);
-        let mut lost = self.lost_of_opening(opening, current, periods, view);
+        let mut lost = self.lost_of_opening(opening, current, &paid, view);
         let (mut reached, mut filled) = (current.worth(), opening);
         for line in charges {
             let increment = line.worth().minus(reached).min(granted.minus(filled));
             reached = reached.max(line.worth());
             filled = filled.plus(increment);
-            lost = lost.plus(self.lost_of_increment(increment, line, current, periods, view));
+            lost = lost.plus(self.lost_of_increment(increment, line, current, &paid, view));
         }
         lost
     }
@@ -139,7 +173,7 @@ impl Item {
         part: Credits,
         line: &Line,
         period: &Period,
-        periods: &[Period],
+        paid: &Paid,
         view: &View<'_>,
     ) -> Credits {
         let bill = line.bill();
@@ -147,7 +181,7 @@ impl Item {
             return bill.lost(part, view);
         }
         if bill.credited > 0 && bill.credited >= bill.charged {
-            return self.lost_of_credited(part, &bill, period, periods, view);
+            return self.lost_of_credited(part, &bill, period, paid, view);
         }
         let (rest, lost) = lost_of_moved(part, &bill, view);
         lost.plus(bill.lost(rest, view))
@@ -156,19 +190,13 @@ impl Item {
     /// The part of an opening's credits that refunds and disputes take. If the opening's invoice credits
     /// unused time of the item, the payments of the credited period paid that share. What the invoice charges
     /// for earlier time is paid by these credits first.
-    fn lost_of_opening(
-        &self,
-        part: Credits,
-        period: &Period,
-        periods: &[Period],
-        view: &View<'_>,
-    ) -> Credits {
+    fn lost_of_opening(&self, part: Credits, period: &Period, paid: &Paid, view: &View<'_>) -> Credits {
         let bill = period.bill();
         let credited = part.share(bill.credited, bill.charged);
         let (rest, lost) = lost_of_moved(part.minus(credited), &bill, view);
-        match credited_by(&bill, periods).filter(|_| credited > Credits::ZERO) {
+        match paid.credited_by(&bill).filter(|_| credited > Credits::ZERO) {
             Some(before) => lost
-                .plus(self.lost_of_credited(credited, &bill, before, periods, view))
+                .plus(self.lost_of_credited(credited, &bill, before, paid, view))
                 .plus(bill.lost(rest, view)),
             None => lost.plus(bill.lost(credited.plus(rest), view)),
         }
@@ -182,11 +210,11 @@ impl Item {
         mut part: Credits,
         by: &Bill<'_>,
         period: &Period,
-        periods: &[Period],
+        paid: &Paid,
         view: &View<'_>,
     ) -> Credits {
         let mut lost = Credits::ZERO;
-        for line in self.charges(period, periods).iter().rev() {
+        for line in self.charges(period, &paid.periods).iter().rev() {
             let bill = line.bill();
             if bill.charged > 0 && bill.start <= by.credited_at && bill.precedes(by) {
                 let older = part.share(bill.credited, bill.charged);
@@ -198,31 +226,17 @@ impl Item {
         if part == Credits::ZERO {
             return lost;
         }
-        let earlier: Vec<Period> =
-            periods.iter().filter(|other| other.start <= period.start).cloned().collect();
-        lost.plus(self.lost_of_opening(part, period, &earlier, view))
+        lost.plus(self.lost_of_opening(part, period, paid, view))
     }
 
     /// Whether all that was paid for a period is refunded or disputed, also what the invoice of its opening
     /// credits of earlier payments.
-    pub(in crate::account) fn is_refunded(
-        &self,
-        period: &Period,
-        periods: &[Period],
-        view: &View<'_>,
-    ) -> bool {
+    pub(in crate::account) fn is_refunded(&self, period: &Period, view: &View<'_>) -> bool {
+        let paid = self.paid(view);
         let back = |line: &&Line| line.total <= 0 || (view.refunded)(&line.invoice) >= line.total;
-        self.lost_of_opening(WHOLE, period, periods, view) == WHOLE
-            && self.charges(period, periods).iter().all(back)
+        self.lost_of_opening(WHOLE, period, &paid, view) == WHOLE
+            && self.charges(period, &paid.periods).iter().all(back)
     }
-}
-
-/// The period of an item in which an invoice's newest credit of it starts. A period that is over by then is not
-/// credited.
-fn credited_by<'a>(by: &Bill<'_>, periods: &'a [Period]) -> Option<&'a Period> {
-    let before =
-        periods.iter().rfind(|period| period.start <= by.credited_at && period.bill().precedes(by))?;
-    before.end.is_none_or(|end| end > by.credited_at).then_some(before)
 }
 
 /// What refunds and disputes take of a part through the payments of other items whose credits paid for it, and
@@ -239,12 +253,13 @@ fn lost_of_moved(part: Credits, bill: &Bill<'_>, view: &View<'_>) -> (Credits, C
             continue;
         }
         let by = Bill { credited_at: *at, ..*bill };
-        let periods = view.items.get(item).map(|item| item.periods(view)).unwrap_or_default();
-        match (view.items.get(item), credited_by(&by, &periods)) {
-            (Some(item), Some(period)) => {
-                lost = lost.plus(item.lost_of_credited(share, &by, period, &periods, view));
+        let item = view.items.get(item);
+        let paid = item.map(|item| (item, item.paid(view)));
+        match paid.as_ref().and_then(|(item, paid)| Some((item, paid, paid.credited_by(&by)?))) {
+            Some((item, paid, period)) => {
+                lost = lost.plus(item.lost_of_credited(share, &by, period, paid, view));
             }
-            _ => own = own.plus(share),
+            None => own = own.plus(share),
         }
     }
     (own.plus(rest), lost)
