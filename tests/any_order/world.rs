@@ -420,11 +420,11 @@ impl<'a> World<'a> {
             let intent = [Some(&object["payment_intent"]), Some(shown), tied].into_iter().flatten();
             let intent = intent.filter_map(Value::as_str).next().unwrap_or_default();
             let total = object["total"].as_i64().unwrap_or(0);
-            let lines = object["lines"]["data"].as_array().into_iter().flatten();
+            let lines = lines_of(object);
             lines.clone().all(|line| line["amount"] != 0)
                 && !(total <= 0 && pays_another_period(object))
                 && lines.filter(|line| line["amount"].as_i64() < Some(0)).all(was_charged)
-                && object["subtotal"] == total
+                && object["subtotal"] == total + lines_of(object).map(line_discount).sum::<i64>()
                 && (total <= 0
                     || back.get(intent).is_some_and(|refunds| refunds.values().sum::<i64>() >= total))
         };
@@ -571,30 +571,46 @@ impl<'a> World<'a> {
 }
 
 /// Whether an invoice that leaves nothing to pay credits an item that stays, and charges another one for a period
-/// that neither ends with the credit nor is renewed with it. Such a credit pays for nothing of the other item
+/// that lasts longer than the credit and is not renewed with it. Such a credit pays for nothing of the other item
 /// (docs/faults.md).
 fn pays_another_period(invoice: &Value) -> bool {
-    let lines: Vec<&Value> = invoice["lines"]["data"].as_array().into_iter().flatten().collect();
-    let amount = |line: &Value| line["amount"].as_i64().unwrap_or(0);
+    let lines: Vec<&Value> = lines_of(invoice).collect();
+    let at = |line: &Value, side: &str| line["period"][side].as_i64().unwrap_or(0);
     let mut net: BTreeMap<&str, i64> = BTreeMap::new();
     for line in &lines {
-        *net.entry(line_item(line)).or_default() += amount(line);
+        *net.entry(line_item(line)).or_default() += line_amount(line) - line_discount(line);
     }
-    let stays = |item: &str| lines.iter().any(|line| line_item(line) == item && amount(line) >= 0);
-    let pays =
-        |credit: &&&Value| amount(credit) < 0 && net[line_item(credit)] < 0 && stays(line_item(credit));
-    let ends_with = |credit: &Value, line: &Value| {
-        let (end, period) = (&credit["period"]["end"], &line["period"]);
-        let renews = |other: &&&Value| {
-            line_item(other) == line_item(credit)
-                && amount(other) >= 0
-                && other["period"]["start"] == period["start"]
-                && other["period"]["end"].as_i64() >= period["end"].as_i64()
-        };
-        *end == period["end"] || (*end == period["start"] && lines.iter().any(|other| renews(&other)))
+    let pays_for = |item: &str, line: &Value| {
+        let own = || lines.iter().filter(|other| line_item(other) == item);
+        let credits = own().filter(|other| line_amount(other) < 0 && at(other, "start") <= at(line, "start"));
+        let newest = credits.max_by_key(|credit| (at(credit, "start"), at(credit, "end")));
+        let charges = || own().filter(|other| line_amount(other) >= 0);
+        newest.is_some_and(|credit| {
+            let renews = |other: &&Value| {
+                at(other, "start") == at(line, "start") && at(other, "end") >= at(line, "end")
+            };
+            let is_gone = charges().all(|charge| at(charge, "start") < at(credit, "start"));
+            let is_renewed = at(credit, "end") <= at(line, "start") && charges().any(renews);
+            is_gone || is_renewed || at(credit, "end") >= at(line, "end")
+        })
     };
     let charged = lines.iter().filter(|line| net[line_item(line)] > 0);
-    charged.clone().any(|line| lines.iter().filter(pays).any(|credit| !ends_with(credit, line)))
+    let credited = || net.iter().filter(|(_, net)| **net < 0);
+    charged.clone().any(|line| credited().any(|(item, _)| !pays_for(item, line)))
+}
+
+fn line_amount(line: &Value) -> i64 {
+    line["amount"].as_i64().unwrap_or(0)
+}
+
+/// What the discounts beside a line take off.
+fn line_discount(line: &Value) -> i64 {
+    let parts = line["discount_amounts"].as_array().into_iter().flatten();
+    parts.filter_map(|part| part["amount"].as_i64()).sum()
+}
+
+fn lines_of(invoice: &Value) -> impl Iterator<Item = &Value> + Clone {
+    invoice["lines"]["data"].as_array().into_iter().flatten()
 }
 
 /// The subscription item of a line of an invoice.

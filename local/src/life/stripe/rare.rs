@@ -23,8 +23,14 @@ pub(super) struct Rare {
     paused: bool,
     /// `collection_method` is `send_invoice`.
     sends_invoices: bool,
+    /// A coupon for ever, in percent.
+    coupon: i64,
+    /// `proration_discounts` is `itemized`: prorations show their discounts beside them, as other lines do.
+    itemized: bool,
     /// An invoice that is not paid: its reason and its lines.
     open: Option<(&'static str, Vec<RareLine>)>,
+    /// An invoice in advance whose payment takes days, and when it was made.
+    clearing: Option<(i64, Vec<RareLine>)>,
     /// Prorations of the next invoice.
     prorations: Vec<RareLine>,
     /// The subscription as the last event showed it.
@@ -41,7 +47,7 @@ struct Item {
     interval: i64,
     start: i64,
     end: i64,
-    /// Its next period is paid in advance.
+    /// Its next period is billed in advance.
     prebilled: bool,
 }
 
@@ -77,6 +83,16 @@ impl Item {
     fn rest(&self, now: i64, sign: i64) -> RareLine {
         let amount = sign * (self.total() * (self.end - now).max(0) / (self.end - self.start).max(1)).max(1);
         RareLine { amount, flagged: true, ..self.line(now, self.end) }
+    }
+
+    /// Prorations of what is left of the time that is billed: also of a period that is billed in advance.
+    fn rests(&self, now: i64, sign: i64) -> Vec<RareLine> {
+        let ahead = RareLine {
+            amount: sign * self.total(),
+            flagged: true,
+            ..self.line(self.end, self.end + self.interval)
+        };
+        [self.rest(now, sign)].into_iter().chain(self.prebilled.then_some(ahead)).collect()
     }
 }
 
@@ -122,7 +138,10 @@ impl Stripe<'_> {
             trial: None,
             paused: false,
             sends_invoices: how == 6,
+            coupon: if self.rng.u8(..8) == 0 { 25 } else { 0 },
+            itemized: self.rng.bool(),
             open: None,
+            clearing: None,
             prorations: Vec::new(),
             shown: Value::Null,
         };
@@ -215,25 +234,32 @@ impl Stripe<'_> {
                 }
             };
         }
+        if self.rng.bool()
+            && let Some((made, lines)) = rare.clearing.take()
+        {
+            self.say("pays what was billed in advance");
+            return self.bill_rare_made(rare, made, "subscription_update", &lines, true);
+        }
         if rare.items.iter().any(|item| item.end <= now) {
             return self.renew_rare(rare);
         }
-        match self.rng.u8(..10) {
+        match self.rng.u8(..12) {
             0 | 1 if rare.items.iter().any(|item| item.per_seat) => {
                 self.say("changes its seats");
-                let credits: Vec<RareLine> = rare.items.iter().map(|item| item.rest(now, -1)).collect();
                 let place = rare.items.iter().position(|item| item.per_seat).unwrap_or(0);
-                let before = rare.items[place].quantity;
-                rare.items[place].quantity = if before > 3 { self.rng.u64(1..3) } else { before + 2 };
-                let charge = rare.items[place].rest(now, 1);
+                let item = &mut rare.items[place];
+                let mut lines = item.rests(now, -1);
+                item.quantity = if item.quantity > 3 { self.rng.u64(1..3) } else { item.quantity + 2 };
+                lines.extend(item.rests(now, 1));
                 self.show_rare(rare);
-                self.prorate(rare, vec![credits[place].clone(), charge]);
+                self.prorate(rare, lines);
             }
             2 if rare.items.len() > 1 => {
                 self.say("loses an item");
-                let gone = rare.items.pop();
+                let place = self.rng.usize(..rare.items.len());
+                let gone = rare.items.remove(place);
                 self.show_rare(rare);
-                self.prorate(rare, gone.iter().map(|gone| gone.rest(now, -1)).collect());
+                self.prorate(rare, gone.rests(now, -1));
             }
             2 | 3 if rare.items.len() == 1 && rare.status == "active" => {
                 self.say("gains an item");
@@ -251,31 +277,58 @@ impl Stripe<'_> {
             4 if rare.status == "active" => {
                 self.say("is given a trial");
                 rare.status = "trialing";
+                let mut lines = Vec::new();
                 for item in &mut rare.items {
+                    if std::mem::take(&mut item.prebilled) {
+                        let ahead = Item { prebilled: true, ..item.clone() };
+                        lines.extend(ahead.rests(now, -1));
+                    }
                     (item.start, item.end) = (now, now + 30 * DAY);
                 }
                 rare.trial = Some((now, now + 30 * DAY));
                 self.show_rare(rare);
                 let zero = |item: &Item| RareLine { amount: 0, ..item.line(item.start, item.end) };
-                let lines: Vec<RareLine> = rare.items.iter().map(zero).collect();
+                lines.extend(rare.items.iter().map(zero));
                 self.tick();
                 self.bill_rare(rare, "subscription_update", &lines, false);
             }
-            5 | 6 if rare.status == "active" && !rare.items[0].prebilled => {
+            5 | 6 if rare.status == "active" && rare.items.iter().any(|item| !item.prebilled) => {
                 self.say("is billed in advance");
-                let item = &mut rare.items[0];
-                item.prebilled = true;
-                let line = item.line(item.end, item.end + item.interval);
-                let lines = with_prorations(rare, vec![line]);
-                self.bill_rare(rare, "subscription_update", &lines, true);
+                let mut lines = Vec::new();
+                let all = self.rng.bool();
+                for item in rare.items.iter_mut().filter(|item| !item.prebilled) {
+                    if all || lines.is_empty() {
+                        item.prebilled = true;
+                        lines.push(item.line(item.end, item.end + item.interval));
+                    }
+                }
+                let lines = if self.rng.bool() { with_prorations(rare, lines) } else { lines };
+                if rare.clearing.is_none() && self.rng.u8(..4) == 0 {
+                    rare.clearing = Some((now, lines));
+                } else {
+                    self.bill_rare(rare, "subscription_update", &lines, true);
+                }
             }
             7 => {
                 self.say("is cancelled");
                 self.end_rare(rare, None);
             }
-            8 if rare.status == "active" && !rare.items[0].prebilled && have_one_period(&rare.items) => {
+            8 if rare.status == "active" && have_one_period(&rare.items) => {
                 self.say("swaps its items");
                 self.swap_items(rare);
+            }
+            9 | 10 if rare.status == "active" => {
+                self.say("changes to another interval");
+                let place = self.rng.usize(..rare.items.len());
+                let item = &rare.items[place];
+                let mut lines = item.rests(now, -1);
+                let (id, interval) = (item.id.clone(), if item.interval == YEAR { MONTH } else { YEAR });
+                rare.items[place] = Item { id, ..self.rare_item(&rare.id, interval == YEAR, interval) };
+                lines.push(rare.items[place].line(now, now + interval));
+                let lines = with_prorations(rare, lines);
+                self.show_rare(rare);
+                self.tick();
+                self.bill_rare(rare, "subscription_update", &lines, true);
             }
             _ => {
                 self.say("pauses or resumes collection");
@@ -309,7 +362,7 @@ impl Stripe<'_> {
     /// One update removes all items and adds another one, as `swap` of Laravel Cashier does.
     fn swap_items(&mut self, rare: &mut Rare) {
         let now = self.now;
-        let mut lines: Vec<RareLine> = rare.items.iter().map(|item| item.rest(now, -1)).collect();
+        let mut lines: Vec<RareLine> = rare.items.iter().flat_map(|item| item.rests(now, -1)).collect();
         let (start, end, interval) = (rare.items[0].start, rare.items[0].end, rare.items[0].interval);
         let item = self.rare_item(&rare.id, interval == YEAR, interval);
         let item = Item { start, end, ..item };
@@ -321,12 +374,14 @@ impl Stripe<'_> {
         self.bill_rare(rare, "subscription_update", &lines, true);
     }
 
-    /// Prorations are billed at once, with the next invoice, or not at all, as `proration_behavior` says.
+    /// Prorations are billed at once, with the next invoice, or not at all, as `proration_behavior` says. Those of
+    /// time that is billed in advance are always billed.
     fn prorate(&mut self, rare: &mut Rare, lines: Vec<RareLine>) {
         if rare.status != "active" {
             return;
         }
-        match self.rng.u8(..3) {
+        let ahead = lines.iter().any(|line| line.start > self.now);
+        match self.rng.u8(..if ahead { 2 } else { 3 }) {
             0 => {
                 let lines = with_prorations(rare, lines);
                 self.bill_rare(rare, "subscription_update", &lines, true);
@@ -412,9 +467,29 @@ impl Stripe<'_> {
 
     /// A paid invoice. `may_vary`: it may be paid by balance, by a coupon or out of band.
     fn bill_rare(&mut self, rare: &Rare, reason: &'static str, lines: &[RareLine], may_vary: bool) {
-        let subtotal: i64 = lines.iter().map(|line| line.amount).sum();
+        self.bill_rare_made(rare, self.now, reason, lines, may_vary);
+    }
+
+    /// The same for an invoice that was made earlier.
+    fn bill_rare_made(
+        &mut self,
+        rare: &Rare,
+        made: i64,
+        reason: &'static str,
+        lines: &[RareLine],
+        may_vary: bool,
+    ) {
+        // Each line with its discount.
+        let discounted = |line: &RareLine| {
+            let off = line.amount * rare.coupon / 100;
+            let included = if line.flagged && !rare.itemized { off } else { 0 };
+            (RareLine { amount: line.amount - included, ..line.clone() }, off - included)
+        };
+        let lines: Vec<(RareLine, i64)> = lines.iter().map(discounted).collect();
+        let subtotal: i64 = lines.iter().map(|(line, _)| line.amount).sum();
+        let net = subtotal - lines.iter().map(|(_, off)| off).sum::<i64>();
         let how = if may_vary { self.rng.u8(..8) } else { 7 };
-        let total = if how == 0 { subtotal.min(0) } else { subtotal };
+        let total = if how == 0 { net.min(0) } else { net };
         let due = total.max(0);
         let (paid, outside) = match how {
             1 => (0, due),
@@ -424,7 +499,7 @@ impl Stripe<'_> {
         };
         let (id, intent, charge) = (self.id("in"), self.id("pi"), self.id("ch"));
         let is_new = self.life.shape == Shape::New;
-        let line = |(place, it): (usize, &RareLine)| {
+        let line = |(place, (it, off)): (usize, &(RareLine, i64))| {
             let line = Line {
                 price: it.price.clone(),
                 quantity: it.quantity,
@@ -435,13 +510,17 @@ impl Stripe<'_> {
                 end: it.end,
             };
             let (shape, user) = (self.life.shape, Some(&self.life.user));
-            render::line_of(&id, place, &rare.id, &it.item, &line, user, shape)
+            let mut line = render::line_of(&id, place, &rare.id, &it.item, &line, user, shape);
+            if *off != 0 {
+                line["discount_amounts"] = json!([{"amount": off, "discount": "di_1"}]);
+            }
+            line
         };
         let lines: Vec<Value> = lines.iter().enumerate().map(line).collect();
         let mut object = json!({
             "id": id, "object": "invoice", "customer": rare.customer, "status": "paid",
             "billing_reason": reason, "amount_due": due, "amount_paid": paid, "subtotal": subtotal,
-            "total": total, "currency": self.currency, "created": self.now, "period_start": self.now,
+            "total": total, "currency": self.currency, "created": made, "period_start": self.now,
             "period_end": self.now, "attempt_count": 1, "next_payment_attempt": null, "metadata": {},
             "hosted_invoice_url": format!("https://invoice.stripe.com/i/{id}"), "test_clock": null,
             "lines": {"object": "list", "data": lines, "has_more": false},
