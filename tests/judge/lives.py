@@ -156,6 +156,8 @@ class Sub:
             False,
         )
         self.schedule = {}
+        # A coupon for ever, in percent. Flexible billing may list the discounts of prorations beside them.
+        self.coupon, self.itemized = 0, life.rnd.random() < 0.5
 
     def add_item(self, life, price, quantity):
         item = life.new_id("si")
@@ -167,6 +169,7 @@ class Sub:
             "end": end,
             "anchor": life.t,
             "months": 0,
+            "ahead": 0,  # how many periods after this one are billed
         }
         return item
 
@@ -191,7 +194,7 @@ class Life:
         self.until = self.t + rnd.randrange(20, 450) * DAY if self.clocked else base - 900
         self.customer, self.subs, self.payments = self.new_id("cus"), [], []
         self.steps, self.batch, self.spends, self.holds = [], [], [], []
-        self.clock = None
+        self.clock, self.clearing = None, []  # payments on their way
 
     def new_id(self, kind):
         self.n += 1
@@ -312,6 +315,9 @@ class Life:
         )
 
     def line(self, sub, item, price, quantity, amount, start, end, flagged=False):
+        off = int(amount * sub.coupon / 100) if sub and item else 0
+        if flagged and off and not sub.itemized and sub.coupon < 100:
+            amount, off = amount - off, 0
         line = {
             "id": self.new_id("il"),
             "object": "line_item",
@@ -320,6 +326,7 @@ class Life:
             "quantity": quantity,
             "metadata": {"user_id": sub.user} if sub else {},
             "period": {"start": start, "end": end},
+            "discount_amounts": [{"amount": off, "discount": "di_1"}] if off else [],
         }
         if self.old:
             line.update(
@@ -361,7 +368,9 @@ class Life:
                 }
         return line
 
-    def invoice(self, sub, reason, lines, status="paid", discount=0, balance=0, user=None, pay=None):
+    def invoice(self, sub, reason, lines, status="paid", discount=0, balance=0, user=None, pay=None, days=0):
+        """`days`: how long the payment takes, as by bank debit."""
+        discount += sum(part["amount"] for line in lines for part in line["discount_amounts"])
         total = sum(line["amount"] for line in lines) - discount
         paid = max(0, total - balance) if status == "paid" else 0
         owner = {"user_id": sub.user if sub else user}
@@ -408,6 +417,14 @@ class Life:
             return obj
         if self.old and paid:
             obj.update(charge=charge, payment_intent=intent)
+        if days:
+            self.clearing.append((self.t + days * DAY, obj, intent, charge))
+        else:
+            self.pay(obj, intent, charge)
+        return obj
+
+    def pay(self, obj, intent, charge):
+        paid = obj["amount_paid"]
         self.emit("invoice.paid", obj)
         if paid and not self.old:
             self.emit(
@@ -436,7 +453,6 @@ class Life:
                     "invoice": obj["id"],
                 }
             )
-        return obj
 
     # What happens at Stripe.
 
@@ -449,11 +465,16 @@ class Life:
                 if sub.status in ("active", "trialing", "past_due") and sub.items
             ]
             late = [(s.over["due"], n, s) for n, s in enumerate(self.subs) if "due" in s.over]
-            due = [d for d in due + late if d[0] <= to]
+            paid = [(one[0], -1, one) for one in self.clearing[:1]]
+            due = [d for d in due + late + paid if d[0] <= to]
             if not due:
                 break
-            at, _, sub = min(due, key=lambda d: d[:2])
+            at, n, sub = min(due, key=lambda d: d[:2])
             self.t = max(self.t, at)
+            if n < 0:
+                self.clearing.remove(sub)
+                self.pay(*sub[1:])
+                continue
             if at == sub.over.get("due"):
                 del sub.over["due"]
                 if sub.status == "active" and sub.over.get("unpaid"):
@@ -502,6 +523,9 @@ class Life:
             else:
                 i["months"] += interval(i["price"])
             i["start"], i["end"] = i["end"], add_months(i["anchor"], i["months"] + interval(i["price"]))
+            if i["ahead"]:
+                i["ahead"] -= 1
+                continue
             lines.append(
                 self.line(
                     sub,
@@ -514,6 +538,8 @@ class Life:
                 )
             )
         self.show(sub, previous={"items": {"data": []}})
+        if not lines:
+            return None
         pending = [line for line in sub.over.get("lines", [])]
         sub.over["lines"] = []
         self.tick(3600)
@@ -565,6 +591,7 @@ class Life:
             trial = rnd.choice([7, 14, 30])
         sub = Sub(self, user, prices, trial)
         sub.send_invoice = rnd.choice([0, 0, 0, 0, 0, 0, 10, 40])
+        sub.coupon = rnd.choice([20, 50, 100]) if not self.old and rnd.random() < 0.15 else 0
         self.subs.append(sub)
         begin = rnd.random()
         if begin < 0.08 and not trial and len(sub.items) == 1:
@@ -612,7 +639,7 @@ class Life:
         pack = not trial and rnd.random() < 0.1
         if pack:
             lines.append(self.line(sub, None, "price_pack", 2, 3000, self.t, next_end(self, self.t, price)))
-        total = sum(line["amount"] for line in lines)
+        total = sum(line["amount"] - sum(d["amount"] for d in line["discount_amounts"]) for line in lines)
         discount = total if not pack and rnd.random() < 0.07 else 0
         balance = rnd.randrange(total) if total and not discount and rnd.random() < 0.1 else 0
         self.invoice(sub, "subscription_create", lines, discount=discount, balance=balance)
@@ -668,20 +695,24 @@ class Life:
             i["price"], i["quantity"] = price, quantity
             self.show(sub, previous={"items": {"data": []}})
             return
-        how = self.rnd.choice(["none", "later", "invoice", "invoice", "unpaid", "anchor", "schedule"])
+        hows = ["none", "later", "invoice", "invoice", "unpaid", "anchor", "schedule"]
+        if i["ahead"]:  # a change of what is billed in advance is always prorated
+            hows = ["later", "invoice", "invoice", "anchor"]
+        how = self.rnd.choice(hows)
         if how == "schedule":
             sub.schedule[item] = price
             return
         share = (i["end"] - self.t) / (i["end"] - i["start"])
-        credit = -int(AMOUNTS[i["price"]] * i["quantity"] * share)
-        old = i["price"], i["quantity"]
-        i["price"], i["quantity"] = price, quantity
+        old, credits = (i["price"], i["quantity"]), self.unused(sub, item, i)
         if how == "anchor" and not seats:
-            i["start"], i["anchor"], i["months"] = self.t, self.t, 0
-            old_end, i["end"] = i["end"], next_end(self, self.t, price)
+            if not self.old and self.rnd.random() < 0.4:  # another interval
+                price = price.removesuffix("_year") + "_year" * (not suffix)
+            i["price"], i["quantity"] = price, quantity
+            i["start"], i["anchor"], i["months"], i["ahead"] = self.t, self.t, 0, 0
+            i["end"] = next_end(self, self.t, price)
             self.show(sub, previous={"items": {"data": []}})
             lines = [
-                self.line(sub, item, *old, credit, i["start"], old_end, True),
+                *credits,
                 self.line(
                     sub,
                     item,
@@ -695,13 +726,9 @@ class Life:
             ]
             self.invoice(sub, "subscription_update", lines)
             return
+        i["price"], i["quantity"] = price, quantity
         self.show(sub, previous={"items": {"data": []}})
-        lines = [
-            self.line(sub, item, *old, credit, self.t, i["end"], True),
-            self.line(
-                sub, item, price, quantity, int(AMOUNTS[price] * quantity * share), self.t, i["end"], True
-            ),
-        ]
+        lines = credits + self.unused(sub, item, i, 1)
         if self.rnd.random() < 0.15:
             # Another plan in between, in the same second. Stripe's lines are in reverse order of time.
             between = "price_team" + suffix, self.rnd.randrange(1, 9)
@@ -716,6 +743,39 @@ class Life:
             self.invoice(sub, "subscription_update", lines, "open")
         elif how == "later":
             sub.over.setdefault("lines", []).extend(lines)
+
+    def periods_ahead(self, i, number):
+        """The periods after those that are billed, by the calendar months from the anchor."""
+        after = range(i["ahead"] + 1, i["ahead"] + number + 2)
+        ends = [add_months(i["anchor"], i["months"] + interval(i["price"]) * n) for n in after]
+        return list(zip(ends, ends[1:]))
+
+    def unused(self, sub, item, i, sign=-1):
+        """Prorations of what is left of the period, and of those that are billed in advance."""
+        amount = AMOUNTS[i["price"]] * i["quantity"]
+        rest = int(amount * (i["end"] - self.t) / (i["end"] - i["start"]))
+        ahead = self.periods_ahead(dict(i, ahead=0), i["ahead"])
+        parts = [(rest, self.t, i["end"]), *((amount, *period) for period in ahead)]
+        return [self.line(sub, item, i["price"], i["quantity"], sign * part, start, end, True)
+                for part, start, end in parts]
+
+    def prebill(self):
+        """Bills coming periods in advance (docs.stripe.com/billing/subscriptions/prebilling)."""
+        rnd = self.rnd
+        subs = [s for s in self.live() if not (self.old or s.paused or s.schedule or s.send_invoice or self.reset)]
+        subs = [s for s in subs if all(i["end"] == add_months(i["anchor"], i["months"] + interval(i["price"]))
+                                       for i in s.items.values())]
+        if not subs:
+            return
+        sub, lines = rnd.choice(subs), []
+        for item, i in rnd.sample(sorted(sub.items.items()), rnd.randrange(1, len(sub.items) + 1)):
+            periods = self.periods_ahead(i, rnd.choice([1, 1, 2]))
+            i["ahead"] += len(periods)
+            amount = AMOUNTS[i["price"]] * i["quantity"]
+            lines += [self.line(sub, item, i["price"], i["quantity"], amount, *period) for period in periods]
+        if rnd.random() < 0.5:
+            lines = sub.over.pop("lines", []) + lines
+        self.invoice(sub, "subscription_update", lines, days=rnd.choice([0, 0, rnd.randrange(3, 40)]))
 
     def pause(self):
         subs = self.live()
@@ -858,12 +918,13 @@ class Life:
         sub = self.rnd.choice(subs)
         sub.status, sub.trial_start, sub.trial_end = "trialing", self.t, self.t + 14 * DAY
         for item, i in sub.items.items():
-            i["start"], i["end"] = self.t, sub.trial_end
+            credits = self.unused(sub, item, i) if i["ahead"] else []
+            i["start"], i["end"], i["ahead"] = self.t, sub.trial_end, 0
             self.show(sub, previous={"status": "active"})
             self.invoice(
                 sub,
                 "subscription_update",
-                [self.line(sub, item, i["price"], i["quantity"], 0, i["start"], i["end"])],
+                [*credits, self.line(sub, item, i["price"], i["quantity"], 0, i["start"], i["end"])],
             )
 
     def delete_customer(self):
@@ -971,8 +1032,14 @@ class Life:
             self.show(sub, previous={"items": {"data": []}})
             return
         if len(sub.items) > 1 and self.rnd.random() < 0.6:
-            sub.items.pop(list(sub.items)[-1])
+            item = list(sub.items)[-1]
+            gone = sub.items.pop(item)
             self.show(sub, previous={"items": {"data": []}})
+            how = self.rnd.choice(["none", "later", "invoice"])
+            if how == "invoice":
+                self.invoice(sub, "subscription_update", self.unused(sub, item, gone))
+            elif how == "later" or gone["ahead"]:
+                sub.over.setdefault("lines", []).extend(self.unused(sub, item, gone))
         elif len(sub.items) == 1:
             price, quantity = self.rnd.choice([("price_team", 3), ("price_team_year", 2), ("price_basic", 1)])
             item = sub.add_item(self, price, quantity)
@@ -1023,6 +1090,7 @@ class Life:
             )
             for item, i in old.items()
         ]
+        lines += [line for item, i in old.items() for line in self.unused(sub, item, i)[1:]]
         sub.items, sub.schedule = {}, {}
         names = rnd.sample([*CREDITS_PLAN, "price_team"], 1 if self.old else rnd.choice([1, 1, 1, len(old)]))
         if sub.status == "trialing":  # nothing is charged
@@ -1107,8 +1175,15 @@ class Life:
             (self.late_payment, 2),
             (self.another, 1),
             (self.goodwill, 1),
+            (self.prebill, 2),
             (self.delete_customer, 1),
         ]
+        if not (self.old or self.reset) and rnd.random() < 0.3:
+            # What is billed in advance is then changed, removed or refunded.
+            often = {self.prebill: 12, self.change_plan: 12, self.change_items: 6, self.refund: 6}
+            acts = [(act, often.get(act, weight)) for act, weight in acts]
+            self.advance(self.t + rnd.randrange(60, 20 * DAY))
+            self.prebill()
         for _ in range(rnd.randrange(1, 9)):
             to = self.t + int(rnd.expovariate(1 / 25) * DAY) + rnd.randrange(60, 7200)
             if to >= self.until and not self.clocked:
