@@ -1379,6 +1379,7 @@ impl Item {
             }
             // Without an earlier period that has ended, the period that a line belongs to may still arrive.
             let from = ended.unwrap_or(Timestamp::from_unix(i64::MIN));
+            let is_unproven = ended.is_none() && !oldest.proven;
             let (oldest, current, proven) = (oldest.shown, current.start, current.proven);
             let imported = view.imported_at.map(|at| imported_period(at, &periods));
             let is_imported =
@@ -1402,8 +1403,9 @@ impl Item {
                 is_imported(line.start) || (line.start >= from && (opens || may_count))
             });
             self.keep_credits_ahead(credits, current);
-            // The line of a period that carries over may arrive after its snapshots.
-            let oldest = if carried > 0 { from } else { oldest };
+            // The line of a period that carries over may arrive after its snapshots, and so may that of the
+            // period before one that a late fact may close.
+            let oldest = if carried > 0 || is_unproven { from } else { oldest };
             // A trial's zero line would open a period if the trial were forgotten.
             let is_of_trial = |sight: &Sight| {
                 sight.trialing && self.lines.iter().any(|line| line.amount == 0 && line.start == sight.start)
