@@ -76,6 +76,12 @@ impl VisibleAccount {
         seen.buckets.remove("addon");
         Self { addon: 0, late_addons: 0, ..seen }
     }
+
+    /// Whether two orders end alike. An add-on may seem late until it is known that the period which ended it never
+    /// begins.
+    pub fn is_like(&self, other: &Self) -> bool {
+        *self == Self { late_addons: self.late_addons, ..other.clone() }
+    }
 }
 
 impl<'a> World<'a> {
