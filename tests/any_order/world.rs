@@ -406,19 +406,24 @@ impl<'a> World<'a> {
                 _ => {}
             }
         }
-        // What an invoice credits was paid by an earlier one, which may be unknown.
-        let charges = |object: &&Value| object["lines"]["data"].as_array().cloned().unwrap_or_default();
-        let mut charged: BTreeMap<String, i64> = BTreeMap::new();
-        for line in invoices.iter().flat_map(|(_, object)| charges(object)) {
-            if let Some(start) =
-                line["period"]["start"].as_i64().filter(|_| line["amount"].as_i64() > Some(0))
-            {
-                let first = charged.entry(line_item(&line).to_owned()).or_insert(start);
-                *first = start.min(*first);
+        // What an invoice credits was paid by an earlier one, which may be unknown: that of the period in which the
+        // credit starts. A period in advance may have the very start of the credit.
+        let mut charged: Vec<(String, i64, i64)> = Vec::new();
+        for object in invoices.iter().map(|(_, object)| *object) {
+            for line in lines_of(object).filter(|line| line_amount(line) > 0) {
+                let made = object["created"].as_i64().unwrap_or(0);
+                let start = line_time(line, "start");
+                let is_ahead = made < start;
+                charged.push((
+                    line_item(line).to_owned(),
+                    start - i64::from(is_ahead),
+                    line_time(line, "end"),
+                ));
             }
         }
         let was_charged = |line: &Value| {
-            charged.get(line_item(line)).is_some_and(|first| Some(*first) < line["period"]["start"].as_i64())
+            let at = line_time(line, "start");
+            charged.iter().any(|(item, start, end)| item == line_item(line) && *start < at && at < *end)
         };
         let is_back = |object: &Value| {
             let shown = &object["payments"]["data"][0]["payment"]["payment_intent"];
@@ -581,7 +586,7 @@ impl<'a> World<'a> {
 /// (docs/faults.md).
 fn pays_another_period(invoice: &Value) -> bool {
     let lines: Vec<&Value> = lines_of(invoice).collect();
-    let at = |line: &Value, side: &str| line["period"][side].as_i64().unwrap_or(0);
+    let at = line_time;
     let mut net: BTreeMap<&str, i64> = BTreeMap::new();
     for line in &lines {
         *net.entry(line_item(line)).or_default() += line_amount(line) - line_discount(line);
@@ -607,6 +612,11 @@ fn pays_another_period(invoice: &Value) -> bool {
 
 fn line_amount(line: &Value) -> i64 {
     line["amount"].as_i64().unwrap_or(0)
+}
+
+/// The start or end of the period of a line.
+fn line_time(line: &Value, side: &str) -> i64 {
+    line["period"][side].as_i64().unwrap_or(0)
 }
 
 /// What the discounts beside a line take off.
