@@ -593,7 +593,7 @@ fn pays_another_period(invoice: &Value) -> bool {
     }
     let pays_for = |item: &str, line: &Value| {
         let own = || lines.iter().filter(|other| line_item(other) == item);
-        let credits = own().filter(|other| line_amount(other) < 0 && at(other, "start") <= at(line, "start"));
+        let credits = own().filter(|other| line_amount(other) < 0);
         let newest = credits.max_by_key(|credit| (at(credit, "start"), at(credit, "end")));
         let charges = || own().filter(|other| line_amount(other) >= 0);
         newest.is_some_and(|credit| {

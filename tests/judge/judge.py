@@ -224,7 +224,7 @@ class User:
             net[n.item] += (not paid or n.start == start and n.item not in credited & charged) * n.net
         need = sum(max(0, amount) for amount in net.values())
         renewed = {n.item for n in lines if n.start == start and n.amount >= 0 and n.end >= opening.end}
-        newest = {n.item: n for n in lines if n.amount < 0 and n.start <= start and net[n.item] < 0}
+        newest = {n.item: n for n in lines if n.amount < 0 and net[n.item] < 0}
         for item in sorted(newest) if (opening.item not in credited if paid else net[opening.item] > 0) else []:
             gone = all(n.start < newest[item].start for n in lines if n.item == item and n.amount >= 0)
             if gone or newest[item].end >= opening.end or item in renewed and newest[item].end <= start:

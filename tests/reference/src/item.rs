@@ -651,7 +651,7 @@ impl<'a> Item<'a> {
         let lines = |item: &'a str| p.invoice.lines.iter().filter(move |l| l.item.as_deref() == Some(item));
         let net = |item: &'a str| lines(item).map(|l| l.net).sum::<i64>();
         let here = |item: &'a str| lines(item).filter(|l| l.start == p.start).map(|l| l.net).sum::<i64>();
-        let credits = |item: &'a str| lines(item).filter(|l| l.amount < 0 && l.start <= p.start);
+        let credits = |item: &'a str| lines(item).filter(|l| l.amount < 0);
         let newest = |item: &'a str| credits(item).max_by_key(|l| (l.start, l.end));
         let all_below = |item: &'a str| lines(item).all(|l| l.amount < 0);
         let none_below = |item: &'a str| lines(item).all(|l| l.amount >= 0);

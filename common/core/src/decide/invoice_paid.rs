@@ -480,8 +480,7 @@ fn moved(
     }
     let items: BTreeSet<&ItemId> = lines.iter().filter_map(|line| line.item.as_ref()).collect();
     let credit = |item: &ItemId| {
-        let credits =
-            lines_of(item, lines).filter(|line| line.amount < 0 && line.period_start <= Some(start));
+        let credits = lines_of(item, lines).filter(|line| line.amount < 0);
         let newest = credits.max_by_key(|line| (line.period_start, line.period_end))?;
         let charges = || lines_of(item, lines).filter(|line| line.amount >= 0);
         let is_gone = charges().all(|line| line.period_start < newest.period_start);

@@ -542,7 +542,7 @@ fn what_is_credited_pays_for_other_items_if_nothing_is_to_be_paid() {
     assert_eq!(beside(30, 60), None, "only one of them is renewed");
     assert_eq!(beside(12, 30), some(800, 300), "a charge that ends with the credit");
     assert_eq!(beside(12, 42), None, "a period of its own");
-    assert_eq!(beside(5, 30), None, "before the credit");
+    assert_eq!(beside(5, 30), some(800, 300), "a charge that begins before the credit");
     let gone = [("si_1", -900, 9, 30), ("si_2", 300, 12, 42)];
     assert_eq!(moved_in_time(Some("si_2"), (12, 42), &gone), some(900, 300), "of an item that is removed");
     let free = [("si_1", -900, 9, 30), ("si_1", 0, 9, 30), ("si_2", 300, 12, 42)];

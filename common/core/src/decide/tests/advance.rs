@@ -326,6 +326,63 @@ fn a_credit_that_outlasts_the_charged_period_pays_for_it() {
     check_life("the first", &life(&[("pi_in_1", 100_500)]), "pro 0 | si_1=0 si_2=0");
 }
 
+/// An item is added and its proration waits; ten days later another item is downgraded, and one invoice bills both. The
+/// charge that waited starts before the credit, and both end with the month.
+#[test]
+fn a_credit_pays_for_a_charge_that_waited_since_before_it() {
+    let (at, added) = (T + 15 * DAY, T + 5 * DAY);
+    let items = |price: &str| [plan(price, T), item("si_2", "price_boost", T, NEXT)];
+    let lines = [
+        flagged("si_2", "price_boost", 400, added, NEXT),
+        flagged("si_1", "price_business", -5000, at, NEXT),
+        flagged("si_1", "price_pro", 500, at, NEXT),
+    ];
+    let life = |refunds: &[(&str, i64)]| {
+        let events = vec![
+            shows(added, "active", &items("price_business")),
+            shows(at, "active", &items("price_pro")),
+            bill(at + 1, "in_2", "subscription_update", &lines),
+        ];
+        [opened(), events, back(at + DAY, refunds)].concat()
+    };
+    check_life("nothing", &life(&[]), "pro 5300 | si_1=5000 si_2=300");
+    check_life("the first", &life(&[("pi_in_1", 10_000)]), "pro 0 | si_1=0 si_2=0");
+}
+
+/// Four months are billed in advance, then downgraded; the credits wait for the invoice of another item, whose period is
+/// longer than the running month and ends before the last month in advance.
+#[test]
+fn credits_for_several_months_in_advance_pay_for_a_longer_period() {
+    let starts: Vec<i64> = (0..6).map(|month| T + month * 30 * DAY).collect();
+    let months = |price: &'static str, from: usize| {
+        starts[from..5].iter().map(move |start| line("si_1", price, 10_000, *start, month(*start)))
+    };
+    let long = |start: i64| item("si_2", "price_boost", start, start + 92 * DAY);
+    let (at, added) = (T + 5 * DAY, T + 10 * DAY);
+    let mut lines = vec![
+        flagged("si_1", "price_business", -8000, at, NEXT),
+        flagged("si_1", "price_pro", 800, at, NEXT),
+        line("si_2", "price_boost", 5000, added, added + 92 * DAY),
+    ];
+    for start in &starts[1..5] {
+        lines.push(flagged("si_1", "price_business", -10_000, *start, month(*start)));
+        lines.push(flagged("si_1", "price_pro", 1000, *start, month(*start)));
+    }
+    let life = |refunds: &[(&str, i64)]| {
+        let events = vec![
+            shows(T, "active", &[plan("price_business", T)]),
+            bill(T + 1, "in_1", "subscription_create", &months("price_business", 0).collect::<Vec<_>>()),
+            tie(T + 1, "in_1"),
+            shows(at, "active", &[plan("price_pro", T)]),
+            shows(added, "active", &[plan("price_pro", T), long(added)]),
+            bill(added + 1, "in_2", "subscription_update", &lines),
+        ];
+        [events, back(added + DAY, refunds)].concat()
+    };
+    check_life("nothing", &life(&[]), "pro 5300 | si_1=5000 si_2=300");
+    check_life("the first", &life(&[("pi_in_1", 50_000)]), "pro 0 | si_1=0 si_2=0");
+}
+
 /// A coupon for ever takes 60 percent off. The line of a period has the list price and its discount beside it
 /// (`discount_amounts`, <https://docs.stripe.com/api/invoice-line-item/object>). A proration has the discount in its
 /// amount, or beside it as well with `proration_discounts = "itemized"`
