@@ -5,8 +5,9 @@ bought. Times are `"@-86400"` style, relative to the moment of play. With a test
 moment, so that time passes between its steps.
 
 Left out, because the account does not know when it happened: free credits in an unpaid period between two paid
-ones (it counts as access). Left out, because the rules do not say it: signup credits beside a plan for life. Not
-drawn: metered lines, thresholds, moves by an operator."""
+ones (it counts as access). Left out, because the rules do not say it: signup credits beside a plan for life. Left
+out, because the judge does not know when a document was heard: periods in advance beside packs that a period
+ends. Not drawn: metered lines, thresholds, moves by an operator."""
 
 import datetime
 import random

@@ -33,7 +33,7 @@ use crate::timestamp::Timestamp;
 
 /// The maximum number of lines of one item: waiting and future lines, and lines of the current period and its
 /// predecessors.
-const MAX_LINES: usize = 32;
+const MAX_LINES: usize = 64;
 /// The maximum number of sights of one item.
 const MAX_SIGHTS: usize = 16;
 /// Up to this number all sights are kept: another plan may still show between two that show the same.

@@ -519,3 +519,38 @@ fn a_credit_waits_for_the_end_of_twelve_months_in_advance() {
         check_life("the first", &life(at_once, &[("pi_in_1", paid)]), "pro 0 | si_1=0");
     }
 }
+
+/// A year is paid by months in advance and changes twice, up and down. All lines are known, and each payment has its
+/// share.
+#[test]
+fn a_year_by_months_in_advance_changes_twice() {
+    let starts: Vec<i64> = (0..13).map(|month| T + month * 30 * DAY).collect();
+    let all = |price: &'static str, amount: i64, from: i64| {
+        let first = flagged("si_1", price, amount, from, NEXT);
+        let ahead =
+            starts[1..12].iter().map(move |start| flagged("si_1", price, amount, *start, month(*start)));
+        [vec![first], ahead.collect()].concat()
+    };
+    let first: Vec<Value> =
+        starts[..12].iter().map(|start| line("si_1", "price_boost", 1000, *start, month(*start))).collect();
+    let (up, down) = (T + 5 * DAY, T + 6 * DAY);
+    let raised = [all("price_boost", -1000, up), all("price_business", 10_000, up)].concat();
+    let lowered = [all("price_business", -10_000, down), all("price_pro", 5000, down)].concat();
+    let life = |refunds: &[(&str, i64)]| {
+        let events = vec![
+            shows(T, "active", &[plan("price_boost", T)]),
+            bill(T + 1, "in_1", "subscription_create", &first),
+            tie(T + 1, "in_1"),
+            shows(up, "active", &[plan("price_business", T)]),
+            bill(up + 1, "in_2", "subscription_update", &raised),
+            tie(up + 1, "in_2"),
+            shows(down, "active", &[plan("price_pro", T)]),
+            bill(down + 1, "in_3", "subscription_update", &lowered),
+            shows(NEXT, "active", &[plan("price_pro", NEXT)]),
+        ];
+        [events, back(NEXT + DAY, refunds)].concat()
+    };
+    check_life("nothing", &life(&[]), "pro 5000 | si_1=5000");
+    check_life("the first", &life(&[("pi_in_1", 12_000)]), "pro 4700 | si_1=4700");
+    check_life("both", &life(&[("pi_in_1", 12_000), ("pi_in_2", 108_000)]), "pro 0 | si_1=0");
+}

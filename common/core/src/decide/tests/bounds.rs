@@ -42,7 +42,7 @@ fn each_list_is_kept_up_to_its_maximum() {
     let team = |count: u64| seats("si_1", "price_team", count, T, year);
     let mut steps = vec![Step::KeepAddons, shows(T, "active", &[team(1)])];
     steps.push(bill(T + 1, "in_0", "subscription_create", &[line("si_1", "price_team", 700, T, year)]));
-    for number in 1..60 {
+    for number in 1..80 {
         let (at, count) = (T + number * DAY, u64::try_from(number).unwrap());
         let charge = times(count, flagged("si_1", "price_team", 10, at, year));
         steps.push(shows(at, "active", &[team(count)]));
@@ -53,7 +53,7 @@ fn each_list_is_kept_up_to_its_maximum() {
     let state = serde_json::to_value(&run.account.state).unwrap();
     let length = |list: &Value| list.as_array().map_or(0, Vec::len);
     let one = &state["subscriptions"]["sub_1"]["items"]["si_1"];
-    assert_eq!((length(&one["lines"]), length(&one["sights"])), (32, 16));
+    assert_eq!((length(&one["lines"]), length(&one["sights"])), (64, 16));
     let older = |pack: &Value| length(&pack["older"]);
     let packs = state["packs"].as_array().unwrap();
     assert_eq!((packs.len(), packs.iter().map(older).max()), (24, Some(20)));
