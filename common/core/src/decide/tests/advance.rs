@@ -190,6 +190,108 @@ fn a_year_in_advance_that_is_credited_never_begins_also_after_many_months() {
     check_life("the year would run", &given, "business 20000 | si_1=20000");
 }
 
+/// The same if the subscription goes on without invoices, as while its collection is paused: only the credit says that
+/// the year in advance never begins. The account no longer has the invoice's line then.
+#[test]
+fn a_credit_of_a_year_in_advance_outlives_the_line_of_its_invoice() {
+    let (next, last) = (T + YEAR, T + 2 * YEAR);
+    let lines = [
+        flagged("si_1", "price_pro_year", -19_000, HALF, next),
+        flagged("si_1", "price_pro_year", -20_000, next, last),
+        line("si_1", "price_business", 10_000, HALF, month(HALF)),
+    ];
+    let mut given = vec![
+        shows(T, "active", &[item("si_1", "price_pro_year", T, next)]),
+        bill(T + 1, "in_1", "subscription_create", &[line("si_1", "price_pro_year", 20_000, T, next)]),
+        bill(T + 9, "in_2", "subscription_update", &[line("si_1", "price_pro_year", 20_000, next, last)]),
+        shows(HALF, "active", &[plan("price_business", HALF)]),
+        bill(HALF + 1, "in_3", "subscription_update", &lines),
+    ];
+    for number in 4..8 {
+        let start = HALF + (number - 3) * 30 * DAY;
+        let lines = [line("si_1", "price_boost", 500, start, month(start))];
+        given.push(shows(start, "active", &[plan("price_boost", start)]));
+        given.push(bill(start + 1, &format!("in_{number}"), "subscription_cycle", &lines));
+    }
+    check_life("the year would run", &[given, vec![Step::At(next + DAY)]].concat(), "pro 300 | si_1=300");
+}
+
+/// A credit closes only what was billed before it and begins after its own period began: not a month that is billed in
+/// advance later, not a month that has begun, and not one that begins when the newer invoice's period ends.
+#[test]
+fn a_credit_leaves_months_in_advance_alone_that_it_does_not_credit() {
+    // A new anchor; then the month after it is billed in advance, within the time that was credited.
+    let anchor = |price: &str, amount: i64| {
+        let [first, second] = credits(HALF);
+        let lines = [first, second, line("si_1", price, amount, HALF, month(HALF))];
+        vec![
+            shows(HALF, "active", &[plan(price, HALF)]),
+            bill(HALF + 1, "in_3", "subscription_update", &lines),
+        ]
+    };
+    let again = [line("si_1", "price_business", 10_000, month(HALF), month(month(HALF)))];
+    let again = bill(HALF + 5 * DAY, "in_4", "subscription_update", &again);
+    let later = Step::At(month(HALF) + DAY);
+    let life = [opened(), advance(), anchor("price_pro", 1000), vec![again, later]].concat();
+    check_life("billed later", &life, "business 20000 | si_1=20000");
+    // Two months in advance; in the first of them a new anchor, which is paid. What was spent of it is not carried over.
+    let (at, end) = (NEXT + 15 * DAY, month(THIRD));
+    let both = [line("si_1", "price_pro", 1000, NEXT, THIRD), line("si_1", "price_pro", 1000, THIRD, end)];
+    let lines = [
+        flagged("si_1", "price_pro", -500, at, THIRD),
+        flagged("si_1", "price_pro", -1000, THIRD, end),
+        line("si_1", "price_business", 10_000, at, month(at)),
+    ];
+    let begun = vec![
+        bill(T + 9, "in_2", "subscription_update", &both),
+        shows(NEXT, "active", &[plan("price_pro", NEXT)]),
+        Step::At(NEXT + DAY),
+        Step::Spend(1000),
+        shows(at, "active", &[plan("price_business", at)]),
+        bill(at + 1, "in_3", "subscription_update", &lines),
+    ];
+    check_life("begun", &[opened(), begun].concat(), "business 20000 | si_1=20000");
+    // The third month is billed in advance, and the second one at its start.
+    let skipped = vec![
+        bill(T + 9, "in_2", "subscription_update", &[line("si_1", "price_business", 10_000, THIRD, end)]),
+        shows(NEXT, "active", &[plan("price_pro", NEXT)]),
+        bill(NEXT + 1, "in_3", "subscription_cycle", &[line("si_1", "price_pro", 1000, NEXT, THIRD)]),
+        shows(THIRD, "active", &[plan("price_business", THIRD)]),
+    ];
+    check_life("the month after the next", &[opened(), skipped].concat(), "business 20000 | si_1=20000");
+}
+
+/// A year takes the place of a month in advance; in that month the year is credited for a new anchor. The payments of the
+/// year paid for the new month: its own, and through its credits the one in advance.
+#[test]
+fn a_credit_within_a_closed_month_is_one_of_the_period_that_runs() {
+    let (year, at) = (HALF + YEAR, NEXT + DAY);
+    let [first, second] = credits(HALF);
+    let change = [first, second, line("si_1", "price_pro_year", 20_000, HALF, year)];
+    let lines = [
+        flagged("si_1", "price_pro_year", -15_000, at, year),
+        line("si_1", "price_business", 10_000, at, month(at)),
+    ];
+    let life = |refunds: &[(&str, i64)]| {
+        let events = vec![
+            shows(HALF, "active", &[item("si_1", "price_pro_year", HALF, year)]),
+            bill(HALF + 1, "in_3", "subscription_update", &change),
+            tie(HALF + 1, "in_3"),
+            shows(at, "active", &[plan("price_business", at)]),
+            bill(at + 1, "in_4", "subscription_update", &lines),
+        ];
+        [opened(), advance(), events, back(at + DAY, refunds)].concat()
+    };
+    for (refunds, left) in [
+        (&[][..], 20_000),
+        (&[("pi_in_2", 10_000)], 5000),
+        (&[("pi_in_3", 5000)], 15_000),
+        (&[("pi_in_2", 10_000), ("pi_in_3", 5000)], 0),
+    ] {
+        check_life("a new anchor", &life(refunds), &format!("business {left} | si_1={left}"));
+    }
+}
+
 /// Of an item that is removed, or whose subscription ends, no month begins that was paid in advance. The payment in
 /// advance pays for what its credit pays for.
 #[test]
@@ -553,4 +655,23 @@ fn a_year_by_months_in_advance_changes_twice() {
     check_life("nothing", &life(&[]), "pro 5000 | si_1=5000");
     check_life("the first", &life(&[("pi_in_1", 12_000)]), "pro 4700 | si_1=4700");
     check_life("both", &life(&[("pi_in_1", 12_000), ("pi_in_2", 108_000)]), "pro 0 | si_1=0");
+}
+
+/// A coupon of 100 percent, listed beside the prorations. The credit is worth nothing, but it shows that the item was there
+/// before: the charge opens no period of its own, and without a snapshot it changes nothing.
+#[test]
+fn a_credit_of_time_that_cost_nothing_is_a_credit() {
+    let free = |line: Value| {
+        let amount = line["amount"].clone();
+        super::patched(line, &json!({"discount_amounts": [{"amount": amount, "discount": "di_1"}]}))
+    };
+    let lines = [
+        free(flagged("si_1", "price_pro", -1000, HALF, NEXT)),
+        free(flagged("si_1", "price_business", 5000, HALF, NEXT)),
+    ];
+    let given = [
+        shows(T, "active", &[plan("price_pro", T)]),
+        bill_with(HALF + 1, "in_2", "subscription_update", &lines, json!({"total": 0, "amount_paid": 0})),
+    ];
+    check_life("only the change was heard", &given, "pro 0 | ");
 }
