@@ -91,7 +91,7 @@ class User:
             openings[:] = [o for o in openings if o.start >= last[o.invoice.id]]
         for item, openings in self.openings.items():
             begun = []
-            for o in openings:  # what was billed in advance, and whose time is over or billed anew, never begins
+            for o in openings:  # billed in advance: never begins after the item's end, or if billed or credited anew
                 anew = any(q.start < o.start < q.end and q.billed >= o.billed and q.invoice.id != o.invoice.id
                            for q in begun + credited[item])
                 never = o.billed < o.start and (anew or self.stopped(item, o.sub) <= o.start)
@@ -193,7 +193,8 @@ class User:
 
     def charges_of(self, opening):
         end = min([opening.end, *(o.start for o in self.openings[opening.item] if o.start > opening.start)])
-        return [c for c in self.charges[opening.item] if opening.start <= c.start < end]
+        return [c for c in self.charges[opening.item] if opening.start <= c.start < end
+                and (c.billed == c.start or opening.billed < opening.start)]
 
     def after_refunds(self, chain, part, at, increment=False):
         """What is left of a part of the last of an opening and its charges. What credits pay is no increment."""

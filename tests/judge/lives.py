@@ -6,7 +6,7 @@ moment, so that time passes between its steps.
 
 Left out, because the account does not know when it happened: free credits in an unpaid period between two paid
 ones (it counts as access). Left out, because the rules do not say it: signup credits beside a plan for life. Left
-out, because the judge does not know when a document was heard: periods in advance beside packs that a period
+out, because the judge does not know when an event arrived: periods in advance beside packs that a period
 ends. Not drawn: metered lines, thresholds, moves by an operator."""
 
 import datetime
@@ -466,7 +466,7 @@ class Life:
                 if sub.status in ("active", "trialing", "past_due") and sub.items
             ]
             late = [(s.over["due"], n, s) for n, s in enumerate(self.subs) if "due" in s.over]
-            paid = [(one[0], -1, one) for one in self.clearing[:1]]
+            paid = [(one[0], -1, one) for one in sorted(self.clearing, key=lambda one: one[0])[:1]]
             due = [d for d in due + late + paid if d[0] <= to]
             if not due:
                 break

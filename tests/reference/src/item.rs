@@ -281,6 +281,8 @@ impl<'a> Sub<'a> {
                     }
                     None => charges.push(paid),
                 },
+                // The line in advance may prove never to open its period.
+                Some(opening) if opening.billed < opening.start => periods.push(paid),
                 Some(_) => charges.push(paid),
             }
         }
@@ -310,12 +312,21 @@ impl<'a> Sub<'a> {
                 *doc != p.invoice.doc && start < p.start && p.start < until && billed >= p.billed
             };
             let never = over.is_some_and(|end| end <= p.start) || billed.chain(credited).any(replaces);
-            match () {
-                () if p.billed < p.start && never => void.push(p),
-                () if opens(&p) > now.max(p.invoice.created) => ahead.push(p),
-                () => periods.push(p),
+            let is_void = p.billed < p.start && never;
+            let same = if is_void {
+                &mut void
+            } else if opens(&p) > now.max(p.invoice.created) {
+                &mut ahead
+            } else {
+                &mut periods
+            };
+            if same.last().is_some_and(|q: &Paid<'_>| q.start == p.start) {
+                charges.push(p);
+            } else {
+                same.push(p);
             }
         }
+        charges.sort_by_key(|c| (c.at, c.invoice.made(), c.invoice.doc.clone()));
         // 2.6: "A change counts when an `active` or `trialing` snapshot in that period shows it".
         let live = self.snapshots.iter().filter(|s| matches!(s.status(), "active" | "trialing"));
         let shown = live.filter_map(|s| {
@@ -449,7 +460,9 @@ impl<'a> Item<'a> {
     fn charges_in(&self, p: &Paid<'a>) -> impl DoubleEndedIterator<Item = &Paid<'a>> {
         let later = self.periods.iter().map(|q| q.start).filter(|start| *start > p.start);
         let (start, end) = (p.start, later.chain([p.end]).min().unwrap_or(p.end));
-        self.charges.iter().filter(move |c| start <= c.start && c.start < end)
+        let advance = p.billed < p.start;
+        let of = move |c: &&Paid<'a>| c.billed == c.start || advance;
+        self.charges.iter().filter(of).filter(move |c| start <= c.start && c.start < end)
     }
 
     /// All that its invoices charge it.
@@ -646,7 +659,7 @@ impl<'a> Item<'a> {
     /// What an invoice moves to this item from others. Of items that it replaces by others, this one among
     /// them, it only credits the ones and only charges the others, from the same moment. If nothing was to be
     /// paid, what it credits other items beyond their charges pays for what it charges beyond its credits; of
-    /// items that stay only if their credit ends with this period, or if the invoice renews both.
+    /// items that stay only if their credit lasts to the end of this period, or if the invoice renews both.
     fn moved_to(&self, p: &Paid<'a>, items: &[Item<'a>]) -> Vec<Share<'a>> {
         let lines = |item: &'a str| p.invoice.lines.iter().filter(move |l| l.item.as_deref() == Some(item));
         let net = |item: &'a str| lines(item).map(|l| l.net).sum::<i64>();

@@ -46,8 +46,8 @@ const MAX_BETWEEN: usize = 4;
 const MAX_STARTS: usize = 16;
 /// The maximum number of periods before the current one that are kept; each was cut short by the next.
 const MAX_PREDECESSORS: usize = 12;
-/// An invoice that was made longer than this before the start of a line bills the line's period in advance. One
-/// recorded invoice was made a second before its line starts.
+/// An invoice that was made longer than this before the start of a line bills the line's period in advance.
+/// One recorded invoice was made a second before its line starts.
 pub const MADE_BEFORE_SECONDS: i64 = 60;
 /// A future line opens its period this long before the start.
 const OPENS_EARLY_SECONDS: i64 = 3_600;
@@ -99,16 +99,16 @@ pub struct Item {
     credits_ahead: Vec<CreditAhead>,
 }
 
-/// What an invoice credits of the time after the period that it bills. It takes the place of a period that was
-/// billed in advance.
+/// Time after the period of a line that the line's invoice credits. A period that was billed in advance for this
+/// time does not begin.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 struct CreditAhead {
-    invoice: InvoiceId,
+    billed_at: Timestamp,
     /// Start of the period that the invoice bills.
     start: Timestamp,
     /// End of what it credits, excluded.
     until: Timestamp,
-    billed_at: Timestamp,
+    invoice: InvoiceId,
 }
 
 /// Starts that decide which packs end. A line that charges a plan change ends packs if a period begins in the
@@ -129,8 +129,8 @@ struct Resets {
     /// later.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     openers: BTreeSet<Timestamp>,
-    /// Starts of periods that end packs and that a renewal's zero line opened. A late `trialing` snapshot
-    /// closes one.
+    /// Starts of periods that end packs and that a later fact may close: of a renewal's zero line, or of a period
+    /// that was billed in advance.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     unproven: BTreeSet<Timestamp>,
 }
@@ -261,8 +261,8 @@ impl Line {
 
     /// What its invoice credits, if that lasts longer than what the line bills.
     fn credit_ahead(&self) -> Option<CreditAhead> {
-        let (invoice, start, billed_at) = (self.invoice.clone(), self.start, self.billed_at());
-        self.credited_until.map(|until| CreditAhead { invoice, start, until, billed_at })
+        let (until, invoice) = (self.credited_until?, self.invoice.clone());
+        Some(CreditAhead { billed_at: self.billed_at(), start: self.start, until, invoice })
     }
 
     /// Whether it ends packs if a period begins at its start.
@@ -270,7 +270,7 @@ impl Line {
         self.amount > 0 && self.terms.resets()
     }
 
-    /// The same if no later fact can close that period.
+    /// Whether it ends packs, and no later fact can close its period, because it was not billed in advance.
     fn ends_packs_for_good(&self) -> bool {
         self.ends_packs() && self.made.is_none()
     }
@@ -405,25 +405,6 @@ impl Period {
 
     fn billed_at(&self) -> Timestamp {
         self.made.unwrap_or(self.start)
-    }
-
-    /// Whether it never begins. A period that was billed in advance does not begin after the end of its item. A
-    /// newer invoice takes its place that opens an earlier period, as for another interval, if that period or
-    /// what the invoice credits lasts beyond this start.
-    fn is_void(&self, item: &Item, before: &[(Self, Stage)], ended: Option<Timestamp>) -> bool {
-        let Some(made) = self.made else { return false };
-        let is_billed_anew = before.iter().any(|(one, stage)| {
-            *stage != Stage::Void
-                && one.invoice != self.invoice
-                && one.billed_at() >= made
-                && one.end.is_some_and(|end| end > self.start)
-        });
-        let credits =
-            item.credits_ahead.iter().cloned().chain(item.lines.iter().filter_map(Line::credit_ahead));
-        let mut credits = credits.filter(|one| one.start < self.start && one.until > self.start);
-        ended.is_some_and(|ended| ended <= self.start)
-            || is_billed_anew
-            || credits.any(|one| one.invoice != self.invoice && one.billed_at >= made)
     }
 
     /// Whether it ends with another period, or is the first one of an item that was added within the
@@ -833,8 +814,13 @@ impl Item {
         if !self.is_billed_in_advance() {
             return Vec::new();
         }
-        let void = self.all_periods(view).into_iter().filter(|(_, stage)| *stage == Stage::Void);
-        void.flat_map(|(period, _)| cuts(period.start, period.end)).collect()
+        let (void, begun): (Vec<_>, Vec<_>) =
+            self.all_periods(view).into_iter().partition(|(_, stage)| *stage == Stage::Void);
+        let cuts = |all: &[(Period, Stage)]| -> Vec<Timestamp> {
+            all.iter().flat_map(|(period, _)| cuts(period.start, period.end)).collect()
+        };
+        let begun = cuts(&begun);
+        cuts(&void).into_iter().filter(|start| !begun.contains(start)).collect()
     }
 
     /// The first period that has opened by now, and whether its line is dropped. What a dropped period took
@@ -849,65 +835,104 @@ impl Item {
         Some((Period { start, shown, end, terms, quantity, ..first }, true))
     }
 
-    /// All periods that lines open, by start. Of the lines of one invoice that open at once, the latest opens.
+    /// Whether a line never opens its period. Only a line that was billed in advance can be void: if its item ended
+    /// at or before its start, or if a newer invoice opened an earlier period, as for another interval, and that
+    /// period, or what the invoice credits, lasts beyond this start.
+    fn is_void(&self, line: &Line, before: &[(Period, Stage)], ended: Option<Timestamp>) -> bool {
+        let Some(made) = line.made else { return false };
+        let is_billed_anew = before.iter().any(|(one, stage)| {
+            *stage != Stage::Void
+                && one.invoice != line.invoice
+                && one.billed_at() >= made
+                && one.end.is_some_and(|end| end > line.start)
+        });
+        let credits = self.lines.iter().filter_map(Line::credit_ahead);
+        let mut credits = self.credits_ahead.iter().cloned().chain(credits);
+        ended.is_some_and(|ended| ended <= line.start)
+            || is_billed_anew
+            || credits.any(|one| {
+                one.invoice != line.invoice
+                    && one.billed_at >= made
+                    && one.start < line.start
+                    && one.until > line.start
+            })
+    }
+
+    /// All periods that lines open, by start. Of the lines of one invoice that open at once, the latest opens. A
+    /// start may have a void period, and another one that a later invoice bills.
     fn all_periods(&self, view: &View<'_>) -> Vec<(Period, Stage)> {
         let mut periods: Vec<(Period, Stage)> = Vec::new();
         let mut starts: Vec<Timestamp> = self.lines.iter().map(|line| line.start).collect();
         starts.dedup();
         for start in starts {
-            let here = || self.lines.iter().filter(|line| line.start == start);
-            let opens = |line: &&Line| line.opens_alone() || self.zero_line_opens(line);
-            // Stripe prorates the first period of an item that is added within the subscription's period.
-            // Snapshots before 2025-03-31.basil show only the subscription's period.
-            let is_shown = self.starts.contains(&start);
-            let shown_before = self.starts.iter().copied().rfind(|shown| *shown < start);
-            let is_added = |line: &Line| periods.is_empty() && shown_before.is_some() && !line.credits_time();
-            let charges = |line: &&Line| line.flagged && line.amount > 0 && (is_shown || is_added(line));
-            let opening = here()
-                .filter(opens)
-                .min_by_key(|line| (line.at, &line.invoice))
-                .or_else(|| here().filter(charges).min_by_key(|line| (line.at, &line.invoice)));
-            let Some(opening) = opening else { continue };
-            let shown_before = shown_before.filter(|_| !is_shown && !opens(&opening));
-            // If one invoice has several plans for one item and start, the plan with the most credits counts.
-            let most = here()
-                .filter(|line| {
-                    line.invoice == opening.invoice && line.flagged == opening.flagged && line.amount >= 0
-                })
-                .max_by_key(|line| (line.worth(), &line.terms.plan))
-                .unwrap_or(opening);
-            let period = Period {
-                start,
-                shown: shown_before.unwrap_or(start),
-                end: most.end,
-                at: opening.at,
-                made: opening.made,
-                invoice: most.invoice.clone(),
-                price: most.price.clone(),
-                quantity: most.quantity,
-                terms: most.terms.clone(),
-                total: most.total,
-                paid: most.paid.unwrap_or(most.total),
-                costs: here().any(|line| line.invoice == most.invoice && line.amount > 0),
-                credited: most.credited,
-                credits_time: most.credits_time(),
-                credited_at: most.credited_at.unwrap_or(start),
-                charged_before: most.charged_before,
-                charged: most.charged.unwrap_or(most.amount),
-                moved: most.moved.clone(),
-                proven: opening.made.is_none() && (opening.amount > 0 || self.is_free(opening)),
-                resets: here().any(|line| line.ends_packs() || (line.terms.resets() && opens(&line))),
-            };
-            let opens_at = start.plus_seconds(-OPENS_EARLY_SECONDS);
-            periods.retain(|(before, _)| before.invoice != period.invoice || opens_at > before.at);
-            let stage = match opening.opened_by(view.now) {
-                _ if period.is_void(self, &periods, view.ended) => Stage::Void,
-                true => Stage::Open,
-                false => Stage::Ahead,
-            };
-            periods.push((period, stage));
+            let here = self.lines.iter().filter(|line| line.start == start);
+            let (void, lasting): (Vec<&Line>, Vec<&Line>) =
+                here.partition(|line| self.is_void(line, &periods, view.ended));
+            let is_first = periods.is_empty();
+            for (here, is_void) in [(void, true), (lasting, false)] {
+                let Some((period, opens)) = self.opening(start, &here, is_first, view.now) else { continue };
+                let opens_at = start.plus_seconds(-OPENS_EARLY_SECONDS);
+                periods.retain(|(before, _)| before.invoice != period.invoice || opens_at > before.at);
+                let begins = if opens { Stage::Open } else { Stage::Ahead };
+                periods.push((period, if is_void { Stage::Void } else { begins }));
+            }
         }
         periods
+    }
+
+    /// The period that some lines of one start open, and whether it has opened by now. `is_first`: the item has no
+    /// earlier one.
+    fn opening(
+        &self,
+        start: Timestamp,
+        here: &[&Line],
+        is_first: bool,
+        now: Timestamp,
+    ) -> Option<(Period, bool)> {
+        let here = || here.iter().copied();
+        let opens = |line: &&Line| line.opens_alone() || self.zero_line_opens(line);
+        // Stripe prorates the first period of an item that is added within the subscription's period.
+        // Snapshots before 2025-03-31.basil show only the subscription's period.
+        let is_shown = self.starts.contains(&start);
+        let shown_before = self.starts.iter().copied().rfind(|shown| *shown < start);
+        let is_added = |line: &Line| is_first && shown_before.is_some() && !line.credits_time();
+        let charges = |line: &&Line| line.flagged && line.amount > 0 && (is_shown || is_added(line));
+        let opening = here()
+            .filter(opens)
+            .min_by_key(|line| (line.at, &line.invoice))
+            .or_else(|| here().filter(charges).min_by_key(|line| (line.at, &line.invoice)));
+        let opening = opening?;
+        let shown_before = shown_before.filter(|_| !is_shown && !opens(&opening));
+        // If one invoice has several plans for one item and start, the plan with the most credits counts.
+        let most = here()
+            .filter(|line| {
+                line.invoice == opening.invoice && line.flagged == opening.flagged && line.amount >= 0
+            })
+            .max_by_key(|line| (line.worth(), &line.terms.plan))
+            .unwrap_or(opening);
+        let period = Period {
+            start,
+            shown: shown_before.unwrap_or(start),
+            end: most.end,
+            at: opening.at,
+            made: opening.made,
+            invoice: most.invoice.clone(),
+            price: most.price.clone(),
+            quantity: most.quantity,
+            terms: most.terms.clone(),
+            total: most.total,
+            paid: most.paid.unwrap_or(most.total),
+            costs: here().any(|line| line.invoice == most.invoice && line.amount > 0),
+            credited: most.credited,
+            credits_time: most.credits_time(),
+            credited_at: most.credited_at.unwrap_or(start),
+            charged_before: most.charged_before,
+            charged: most.charged.unwrap_or(most.amount),
+            moved: most.moved.clone(),
+            proven: opening.made.is_none() && (opening.amount > 0 || self.is_free(opening)),
+            resets: here().any(|line| line.ends_packs() || (line.terms.resets() && opens(&line))),
+        };
+        Some((period, opening.opened_by(now)))
     }
 
     /// The starts at which both a period began and a line charged a change.
@@ -927,7 +952,7 @@ impl Item {
         self.lines.iter().filter(move |line| line.ends_packs_for_good() && is_last(line))
     }
 
-    /// Start of its newest period that ends packs and that a late `trialing` snapshot may still close.
+    /// Start of its newest period that ends packs and that a later fact may still close.
     pub(super) fn unproven_reset(&self, view: &View<'_>) -> Option<Timestamp> {
         let unproven = |period: &Period| !period.proven && period.resets;
         let starts = self.periods(view).into_iter().filter(unproven).map(|period| period.start);
@@ -1167,6 +1192,7 @@ impl Item {
         };
         let within = |line: &&Line| {
             line.charges()
+                && (line.made.is_none() || period.made.is_some())
                 && (line.start > period.start
                     || (line.start == period.start && line.invoice != period.invoice))
                 && end.is_none_or(|end| line.start < end)
@@ -1317,13 +1343,17 @@ impl Item {
         terms.clone().with_name_of(price, catalog)
     }
 
-    /// Of the credits that lines name, keeps those whose lines are dropped and that last beyond the start of the
-    /// current period.
+    /// Keeps the credits of dropped lines that last beyond the start of the current period, or that may close the
+    /// period of a line that is kept.
     fn keep_credits_ahead(&mut self, credits: Vec<CreditAhead>, current: Timestamp) {
         self.credits_ahead.extend(credits);
-        let of_line =
-            |one: &CreditAhead| self.lines.iter().any(|line| line.credit_ahead().as_ref() == Some(one));
-        self.credits_ahead.retain(|one| one.until > current && !of_line(one));
+        let lines = &self.lines;
+        self.credits_ahead.retain(|one| {
+            let closes =
+                |line: &Line| line.made.is_some() && one.start < line.start && line.start < one.until;
+            let is_of_line = lines.iter().any(|line| line.credit_ahead().as_ref() == Some(one));
+            !is_of_line && (one.until > current || lines.iter().any(closes))
+        });
         self.credits_ahead.sort();
         self.credits_ahead.dedup();
         while self.credits_ahead.len() > MAX_CREDITS_AHEAD {
@@ -1338,6 +1368,8 @@ impl Item {
             all.iter().map(|(period, _)| (period.start, period.invoice.clone())).collect();
         let void = all.iter().filter(|(_, stage)| *stage == Stage::Void);
         let void: Vec<Timestamp> = void.map(|(period, _)| period.start).collect();
+        let in_advance = all.iter().filter(|(period, _)| period.made.is_some());
+        let in_advance: Vec<Timestamp> = in_advance.map(|(period, _)| period.start).collect();
         let periods: Vec<Period> =
             all.into_iter().filter(|(_, stage)| *stage == Stage::Open).map(|(period, _)| period).collect();
         if let Some(current) = periods.last() {
@@ -1388,9 +1420,10 @@ impl Item {
             self.resets.shown.extend(&self.starts);
             let unproven = periods.iter().filter(|period| period.resets && !period.proven);
             self.resets.unproven.extend(unproven.map(|period| period.start));
-            void.iter().for_each(|start| {
+            for start in void.iter().filter(|start| periods.iter().all(|period| period.start != **start)) {
                 self.resets.unproven.remove(start);
-            });
+                self.resets.periods.remove(start);
+            }
             let charges = self.lines.iter().filter(|line| line.ends_packs_for_good());
             self.resets.charges.extend(charges.map(|line| line.start));
             let openers: Vec<Timestamp> = self.openers().map(|line| line.start).collect();
@@ -1399,7 +1432,9 @@ impl Item {
             self.lines.retain(|line| {
                 let opens =
                     openings.iter().any(|(start, invoice)| *start == line.start && *invoice == line.invoice);
-                let may_count = line.charges() || line.amount == 0;
+                // A period in advance may prove void; another line may then open that start.
+                let may_open = line.opens_alone() && in_advance.contains(&line.start);
+                let may_count = line.charges() || line.amount == 0 || may_open;
                 is_imported(line.start) || (line.start >= from && (opens || may_count))
             });
             self.keep_credits_ahead(credits, current);
@@ -1514,8 +1549,7 @@ fn is_of_later_period(start: Timestamp, slice: &Slice, slices: &[Slice], periods
     slices.iter().filter(|other| other.period > slice.period).any(is_in)
 }
 
-/// Whether a spend that was recorded under `start` is of a period that never begins, and that would begin while
-/// this slice runs: the spend counts in this slice.
+/// Whether a spend recorded under `start` belongs to a void period that would have begun in this slice.
 fn holds_void(start: Timestamp, place: usize, slices: &[Slice], void: &[Timestamp]) -> bool {
     void.contains(&start) && slices.iter().rposition(|slice| slice.start <= start) == Some(place)
 }

@@ -771,7 +771,7 @@ impl State {
                 .any(|gift| gift.from <= at && gift.until.is_none_or(|until| at < until))
     }
 
-    /// Start of the newest period that ends add-ons and that a late `trialing` snapshot may still close.
+    /// Start of the newest period that ends add-ons and that a later fact may still close.
     /// Packs from before it stay in the account, with no credits left.
     fn unproven_reset(&self, policy: &Policy, now: Timestamp) -> Option<Timestamp> {
         if policy.addons == Addons::Keep {

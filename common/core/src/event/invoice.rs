@@ -224,7 +224,7 @@ impl Invoice {
 impl InvoiceLine {
     /// Minor units after its discounts.
     pub fn net(&self) -> i64 {
-        self.amount - self.discount
+        self.amount.saturating_sub(self.discount)
     }
 
     fn from_fields(line: &Fields<'_>) -> Result<Self, ReadError> {

@@ -34,7 +34,7 @@ fn advance() -> Vec<Step> {
     vec![bill(T + 9, "in_2", "subscription_update", &lines), tie(T + 9, "in_2")]
 }
 
-/// `from` its second half on, the first month is credited, and with it the second one.
+/// Credits the first month from `at` on, and the whole second month.
 fn credits(at: i64) -> [Value; 2] {
     [
         flagged("si_1", "price_business", -5000, at, NEXT),
@@ -214,6 +214,30 @@ fn a_credit_of_a_year_in_advance_outlives_the_line_of_its_invoice() {
         given.push(bill(start + 1, &format!("in_{number}"), "subscription_cycle", &lines));
     }
     check_life("the year would run", &[given, vec![Step::At(next + DAY)]].concat(), "pro 300 | si_1=300");
+}
+
+/// A trial ends exactly where a month in advance would begin, so its invoice credits that month. The renewal at the end of
+/// the trial bills it again: a void month does not take the renewal's place.
+#[test]
+fn a_renewal_begins_at_the_start_of_a_month_in_advance_that_was_credited() {
+    let [first, second] = credits(HALF);
+    let zero = [first, second, line("si_1", "price_business", 0, HALF, NEXT)];
+    let renewal = [line("si_1", "price_business", 10_000, NEXT, THIRD)];
+    let life = |renewed: bool, refunds: &[(&str, i64)]| {
+        let mut events = vec![
+            shows(HALF, "trialing", &[item("si_1", "price_business", HALF, NEXT)]),
+            bill(HALF + 1, "in_3", "subscription_update", &zero),
+            shows(NEXT, "active", &[plan("price_business", NEXT)]),
+        ];
+        if renewed {
+            events.push(bill(NEXT + 3600, "in_4", "subscription_cycle", &renewal));
+            events.push(tie(NEXT + 3600, "in_4"));
+        }
+        [opened(), advance(), events, back(NEXT + DAY, refunds)].concat()
+    };
+    check_life("renewed", &life(true, &[]), "business 20000 | si_1=20000");
+    check_life("the renewal is refunded", &life(true, &[("pi_in_4", 5000)]), "business 10000 | si_1=10000");
+    check_life("the month in advance", &life(true, &[("pi_in_2", 10_000)]), "business 20000 | si_1=20000");
 }
 
 /// A credit closes only what was billed before it and begins after its own period began: not a month that is billed in
