@@ -39,7 +39,7 @@ TYPES_EXPLAINED = ROOT / "tests/data/shapes-types-differences.txt"
 # Which part of an object a variable of the reader stands for.
 VARIABLES = {
     "invoice": {"object": "", "line": "lines.data[]", "payment": "payments.data[]",
-                "chosen": "payments.data[]"},
+                "chosen": "payments.data[]", "part": "lines.data[].discount_amounts[]"},
     "subscription": {"object": "", "item": "items.data[]", "entry": "items.data[]",
                      "before": "<previous_attributes>"},
     "checkout_session": {"object": "", "line": "line_items.data[]"},
@@ -52,7 +52,7 @@ VARIABLES = {
 OBJECTS = {"checkout_session": "checkout.session"}
 PRICED = {"invoice": "lines.data[]", "subscription": "items.data[]", "checkout.session": "line_items.data[]"}
 READS = re.compile(r'\b(\w+)\s*\.\s*'
-                   r'(?:id|id_text|text|owned|flag|amount|count|time|word|names|has|list|metadata)'
+                   r'(?:id|id_text|text|owned|flag|amount|count|time|word|names|has|list|entries|metadata)'
                    r'\(\s*"([a-z_.]+)"')
 FIRST = re.compile(r'\b(\w+)\s*\.\s*first_id\(\s*&\[([^\]]*)\]')
 LISTS = {"lines", "items", "line_items", "payments"}

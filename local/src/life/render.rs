@@ -254,6 +254,7 @@ pub(super) fn line_of(
         "id": format!("il_{invoice}_{index}"),
         "object": "line_item",
         "amount": line.amount,
+        "discount_amounts": [],
         "quantity": line.quantity,
         "period": {"start": line.start, "end": line.end},
         "metadata": metadata(user),
