@@ -77,8 +77,8 @@ impl VisibleAccount {
         Self { addon: 0, late_addons: 0, ..seen }
     }
 
-    /// Whether two orders end alike. An add-on may seem late until it is known that the period which ended it never
-    /// begins.
+    /// Whether two orders end alike. An add-on may seem late until it is known that the period which ended it
+    /// never begins.
     pub fn is_like(&self, other: &Self) -> bool {
         *self == Self { late_addons: self.late_addons, ..other.clone() }
     }
@@ -406,8 +406,8 @@ impl<'a> World<'a> {
                 _ => {}
             }
         }
-        // What an invoice credits was paid by an earlier one, which may be unknown: that of the period in which the
-        // credit starts. A period in advance may have the very start of the credit.
+        // What an invoice credits was paid by an earlier one, which may be unknown: that of the period in
+        // which the credit starts. A period in advance may have the very start of the credit.
         let mut charged: Vec<(String, i64, i64)> = Vec::new();
         for object in invoices.iter().map(|(_, object)| *object) {
             for line in lines_of(object).filter(|line| line_amount(line) > 0) {
@@ -581,9 +581,9 @@ impl<'a> World<'a> {
     }
 }
 
-/// Whether an invoice that leaves nothing to pay credits an item that stays, and charges another one for a period
-/// that lasts longer than the credit and is not renewed with it. Such a credit pays for nothing of the other item
-/// (docs/faults.md).
+/// Whether an invoice that leaves nothing to pay credits an item that stays, and charges another one for a
+/// period that lasts longer than the credit and is not renewed with it. Such a credit pays for nothing of the
+/// other item (docs/faults.md).
 fn pays_another_period(invoice: &Value) -> bool {
     let lines: Vec<&Value> = lines_of(invoice).collect();
     let at = line_time;

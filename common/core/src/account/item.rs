@@ -99,8 +99,8 @@ pub struct Item {
     credits_ahead: Vec<CreditAhead>,
 }
 
-/// Time after the period of a line that the line's invoice credits. A period that was billed in advance for this
-/// time does not begin.
+/// Time after the period of a line that the line's invoice credits. A period that was billed in advance for
+/// this time does not begin.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 struct CreditAhead {
     billed_at: Timestamp,
@@ -129,8 +129,8 @@ struct Resets {
     /// later.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     openers: BTreeSet<Timestamp>,
-    /// Starts of periods that end packs and that a later fact may close: of a renewal's zero line, or of a period
-    /// that was billed in advance.
+    /// Starts of periods that end packs and that a later fact may close: of a renewal's zero line, or of a
+    /// period that was billed in advance.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     unproven: BTreeSet<Timestamp>,
 }
@@ -212,7 +212,8 @@ pub struct Line {
     /// Minor units that were paid, through Stripe or outside it; absent when equal to `total`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub paid: Option<i64>,
-    /// Minor units by which the invoice credits unused time of the item (its negative lines), after discounts.
+    /// Minor units by which the invoice credits unused time of the item (its negative lines), after
+    /// discounts.
     #[serde(default, skip_serializing_if = "is_zero_amount")]
     pub credited: i64,
     /// Where the newest of these credits starts; absent when that is `start` and `credited` is not 0.
@@ -221,8 +222,8 @@ pub struct Line {
     /// Where the last of these credits ends, excluded; absent unless that is after `end`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credited_until: Option<Timestamp>,
-    /// Minor units of the item's positive lines on the invoice that start earlier, after discounts. The credits
-    /// pay for them first.
+    /// Minor units of the item's positive lines on the invoice that start earlier, after discounts. The
+    /// credits pay for them first.
     #[serde(default, skip_serializing_if = "is_zero_amount")]
     pub charged_before: i64,
     /// Minor units of the item's positive lines on the invoice with this start, after discounts; absent when
@@ -389,8 +390,8 @@ pub struct Period {
     charged_before: i64,
     charged: i64,
     moved: Option<Box<Moved>>,
-    /// Whether no later fact can close it. A `trialing` snapshot closes the period of a renewal's zero line. A
-    /// newer invoice, or the item's end, closes one that was billed in advance.
+    /// Whether no later fact can close it. A `trialing` snapshot closes the period of a renewal's zero line.
+    /// A newer invoice, or the item's end, closes one that was billed in advance.
     pub(super) proven: bool,
     /// Whether it ends add-ons: a line with this start bills a plan without seats. If a subscription changes
     /// its plan in the second in which it starts, either invoice may arrive first, so any such line counts.
@@ -429,7 +430,7 @@ impl Period {
     }
 }
 
-/// How far a period is.
+/// Whether a period has begun.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
     /// It has begun, also if it is over.
@@ -800,8 +801,7 @@ impl Item {
 
     /// The paid periods that have opened by now, the current one last.
     pub(super) fn periods(&self, view: &View<'_>) -> Vec<Period> {
-        let all = self.all_periods(view).into_iter();
-        all.filter(|(_, stage)| *stage == Stage::Open).map(|(period, _)| period).collect()
+        begun(self.all_periods(view))
     }
 
     /// Whether a line of it was billed in advance.
@@ -835,9 +835,9 @@ impl Item {
         Some((Period { start, shown, end, terms, quantity, ..first }, true))
     }
 
-    /// Whether a line never opens its period. Only a line that was billed in advance can be void: if its item ended
-    /// at or before its start, or if a newer invoice opened an earlier period, as for another interval, and that
-    /// period, or what the invoice credits, lasts beyond this start.
+    /// Whether a line never opens its period. Only a line that was billed in advance can be void: if its item
+    /// ended at or before its start, or if a newer invoice opened an earlier period, as for another interval,
+    /// and that period, or what the invoice credits, lasts beyond this start.
     fn is_void(&self, line: &Line, before: &[(Period, Stage)], ended: Option<Timestamp>) -> bool {
         let Some(made) = line.made else { return false };
         let is_billed_anew = before.iter().any(|(one, stage)| {
@@ -858,8 +858,8 @@ impl Item {
             })
     }
 
-    /// All periods that lines open, by start. Of the lines of one invoice that open at once, the latest opens. A
-    /// start may have a void period, and another one that a later invoice bills.
+    /// All periods that lines open, by start. Of the lines of one invoice that open at once, the latest
+    /// opens. A start may have a void period, and another one that a later invoice bills.
     fn all_periods(&self, view: &View<'_>) -> Vec<(Period, Stage)> {
         let mut periods: Vec<(Period, Stage)> = Vec::new();
         let mut starts: Vec<Timestamp> = self.lines.iter().map(|line| line.start).collect();
@@ -880,8 +880,8 @@ impl Item {
         periods
     }
 
-    /// The period that some lines of one start open, and whether it has opened by now. `is_first`: the item has no
-    /// earlier one.
+    /// The period that some lines of one start open, and whether it has opened by now. `is_first`: the item
+    /// has no earlier one.
     fn opening(
         &self,
         start: Timestamp,
@@ -1007,8 +1007,7 @@ impl Item {
         let all = self.all_periods(view);
         let ahead = all.iter().filter(|(_, stage)| *stage == Stage::Ahead).map(|(period, _)| period.start);
         let opens = ahead.min().map(|start| start.plus_seconds(-OPENS_EARLY_SECONDS));
-        let periods: Vec<Period> =
-            all.into_iter().filter(|(_, stage)| *stage == Stage::Open).map(|(period, _)| period).collect();
+        let periods = begun(all);
         let Some(current) = periods.last() else {
             return Bucket { next: opens, ..self.trial_bucket(view) };
         };
@@ -1343,8 +1342,8 @@ impl Item {
         terms.clone().with_name_of(price, catalog)
     }
 
-    /// Keeps the credits of dropped lines that last beyond the start of the current period, or that may close the
-    /// period of a line that is kept.
+    /// Keeps the credits of dropped lines that last beyond the start of the current period, or that may close
+    /// the period of a line that is kept.
     fn keep_credits_ahead(&mut self, credits: Vec<CreditAhead>, current: Timestamp) {
         self.credits_ahead.extend(credits);
         let lines = &self.lines;
@@ -1370,8 +1369,7 @@ impl Item {
         let void: Vec<Timestamp> = void.map(|(period, _)| period.start).collect();
         let in_advance = all.iter().filter(|(period, _)| period.made.is_some());
         let in_advance: Vec<Timestamp> = in_advance.map(|(period, _)| period.start).collect();
-        let periods: Vec<Period> =
-            all.into_iter().filter(|(_, stage)| *stage == Stage::Open).map(|(period, _)| period).collect();
+        let periods = begun(all);
         if let Some(current) = periods.last() {
             // These earlier periods stay:
             // - Periods that the current one cut short: their spends may count in it, and their payments may
@@ -1547,6 +1545,11 @@ fn is_of_later_period(start: Timestamp, slice: &Slice, slices: &[Slice], periods
         start == of.start || (of.monthly && months(of).is_some_and(|months| months.contains(&start)))
     };
     slices.iter().filter(|other| other.period > slice.period).any(is_in)
+}
+
+/// The periods that have begun.
+fn begun(all: Vec<(Period, Stage)>) -> Vec<Period> {
+    all.into_iter().filter(|(_, stage)| *stage == Stage::Open).map(|(period, _)| period).collect()
 }
 
 /// Whether a spend recorded under `start` belongs to a void period that would have begun in this slice.

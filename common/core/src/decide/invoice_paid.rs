@@ -454,10 +454,10 @@ fn shows(line: &Line, item: &ItemId, lines: &[&event::InvoiceLine], made: Timest
 
 /// What of other items' unused time pays for the lines of an item from a moment on. An invoice that replaces
 /// items by others, as Laravel Cashier's `swap` does, only credits the ones and only charges the others, from
-/// that moment on. If an invoice leaves nothing to pay, what it credits items beyond its charges for them pays
-/// for all others: what it credits an item that is gone, because nothing is charged from its newest credit on;
-/// and of an item that stays, if the credit lasts to the end of the charged period, or if the invoice renews
-/// both. Else the credited period may be forgotten while the charged one runs.
+/// that moment on. If an invoice leaves nothing to pay, what it credits items beyond its charges for them
+/// pays for all others: what it credits an item that is gone, because nothing is charged from its newest
+/// credit on; and of an item that stays, if the credit lasts to the end of the charged period, or if the
+/// invoice renews both. Else the credited period may be forgotten while the charged one runs.
 fn moved(
     item: &ItemId,
     (start, end): (Timestamp, Option<Timestamp>),

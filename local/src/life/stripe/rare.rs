@@ -374,8 +374,8 @@ impl Stripe<'_> {
         self.bill_rare(rare, "subscription_update", &lines, true);
     }
 
-    /// Prorations are billed at once, with the next invoice, or not at all, as `proration_behavior` says. Those of
-    /// time that is billed in advance are always billed.
+    /// Prorations are billed at once, with the next invoice, or not at all, as `proration_behavior` says.
+    /// Those of time that is billed in advance are always billed.
     fn prorate(&mut self, rare: &mut Rare, lines: Vec<RareLine>) {
         if rare.status != "active" {
             return;

@@ -35,11 +35,11 @@ pub struct MovedCredit {
     pub at: Timestamp,
 }
 
-/// The periods of an item that its payments paid for.
+/// The periods of an item that its payments paid for, by start.
 struct Paid {
-    /// Those that begin, by start.
+    /// Those that have begun or will begin.
     periods: Vec<Period>,
-    /// Those that never begin, by start: an invoice credits them.
+    /// Those that were billed in advance and never begin.
     void: Vec<Period>,
 }
 
