@@ -94,7 +94,7 @@ fn outcome(event: &Event, catalog: &Catalog) -> String {
             invoice: None,
             payment: payment.clone(),
             at: Timestamp::from_unix(1),
-            sold_at: None,
+            outlives: std::collections::BTreeSet::new(),
             granted: Credits::new(1000),
             plan: None,
             spent: Credits::ZERO,

@@ -33,7 +33,7 @@ pub mod swap;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 pub use self::access::Access;
 use self::actions::PaymentAction;
@@ -273,6 +273,8 @@ impl NewEntry {
 
 /// The maximum number of ends of credits that one change books one by one. The rest is booked in one entry.
 const MAX_DUE_STEPS: usize = 16;
+/// The number of newest periods that a late pack outlives. The newest one counts, unless it proves void.
+const MAX_OUTLIVED: usize = 8;
 
 impl Account {
     /// The account of a new user.
@@ -511,8 +513,8 @@ impl Account {
             }
             Fact::Invoice(invoice) => self.fold_invoice(state, *invoice, new)?,
             Fact::Purchase(purchases, payment) => {
-                let reset_at = state.newest_reset(&catalog.policy, now);
-                self.fold_purchases(state, purchases, payment, reset_at, new)?;
+                let resets = state.resets(&catalog.policy, now);
+                self.fold_purchases(state, purchases, payment, &resets, new)?;
             }
             Fact::Product(bought) => {
                 let documents = [
@@ -596,14 +598,16 @@ impl Account {
         state: &mut State,
         purchases: Vec<Purchase>,
         payment: Option<Payment>,
-        reset_at: Option<Timestamp>,
+        resets: &BTreeSet<Timestamp>,
         new: &mut Vec<NewEntry>,
     ) -> Result<(), Conflict> {
         let Some(first) = purchases.first().cloned() else { return Ok(()) };
         let Some(key) = first.key() else { return Ok(()) };
         let lifetime = first.plan.is_some();
         let granted: Credits = purchases.iter().map(|purchase| purchase.granted).sum();
-        let filed_at = reset_at.map_or(first.at, |reset_at| reset_at.max(first.at));
+        let later = resets.iter().copied().filter(|reset| *reset > first.at);
+        let outlives: BTreeSet<Timestamp> = later.rev().take(MAX_OUTLIVED).collect();
+        let filed_at = outlives.last().copied().unwrap_or(first.at);
         let kind = if lifetime { EntryKind::Subscription } else { EntryKind::AddOn };
         let mut entry =
             NewEntry { payment, filed_at: Some(filed_at), ..NewEntry::new(key.clone(), kind, granted) };
@@ -636,10 +640,9 @@ impl Account {
                 .extract_if(.., |known| is_other(known))
                 .chain(others.extract_if(.., |known| is_other(known)))
                 .collect();
-            let at = if lifetime { first.at } else { filed_at };
-            let sold_at = (at != first.at).then_some(first.at);
-            let mut lots: Vec<Purchase> =
-                purchases.into_iter().map(|purchase| Purchase { at, sold_at, ..purchase }).collect();
+            let outlives = if lifetime { BTreeSet::new() } else { outlives };
+            let lot = |purchase: Purchase| Purchase { outlives: outlives.clone(), ..purchase };
+            let mut lots: Vec<Purchase> = purchases.into_iter().map(lot).collect();
             lots::replace(&of_invoice, lots.iter_mut().collect());
             all.extend(lots);
         }

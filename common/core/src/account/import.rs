@@ -199,7 +199,7 @@ impl State {
         } else if let Some(month) = lot.free_month() {
             self.signup.as_ref().is_some_and(|signup| signup.since.plus_months(month) < as_of)
         } else if let Some(purchase) = purchases.clone().find(|one| one.is_of(lot)) {
-            purchase.sold_at.unwrap_or(purchase.at) < as_of
+            purchase.at < as_of
         } else if let Some(grant) = self.grants.iter().find(|grant| grant.key == *lot) {
             grant.since < as_of
         } else {

@@ -786,6 +786,11 @@ impl Item {
         self.lines.iter().map(|line| &line.invoice)
     }
 
+    /// The starts of the lines of an invoice.
+    pub(super) fn starts_billed_by(&self, invoice: &InvoiceId) -> impl Iterator<Item = Timestamp> {
+        self.lines.iter().filter(move |line| line.invoice == *invoice).map(|line| line.start)
+    }
+
     /// Whether an invoice has a line here that may still count.
     pub(super) fn names_document(&self, document: &LedgerKey) -> bool {
         self.lines.iter().any(|line| document.is_invoice(&line.invoice))
@@ -952,11 +957,11 @@ impl Item {
         self.lines.iter().filter(move |line| line.ends_packs_for_good() && is_last(line))
     }
 
-    /// Start of its newest period that ends packs and that a later fact may still close.
-    pub(super) fn unproven_reset(&self, view: &View<'_>) -> Option<Timestamp> {
+    /// Starts of its periods that end packs and that a later fact may still close.
+    pub(super) fn unproven_resets(&self, view: &View<'_>) -> BTreeSet<Timestamp> {
         let unproven = |period: &Period| !period.proven && period.resets;
         let starts = self.periods(view).into_iter().filter(unproven).map(|period| period.start);
-        starts.chain(self.resets.unproven.iter().copied()).max()
+        starts.chain(self.resets.unproven.iter().copied()).collect()
     }
 
     /// A zero line opens a period if its price costs nothing, or if it is on the invoice of a renewal and no

@@ -1,6 +1,8 @@
 //! The lots that credits are spent from, and the facts about those that belong to no subscription item: signup
 //! credits, packs, grants by hand, lifetime plans, holds.
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 
 use super::snapshot::{Terms, is_false};
@@ -117,11 +119,12 @@ pub struct Purchase {
     /// The payment (`pi_…` or `ch_…`), if a document names it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub payment: Option<String>,
-    /// When it was bought; or the time of the reset, if it arrived after a newer reset.
+    /// When it was bought.
     pub at: Timestamp,
-    /// When it was bought, if `at` is the time of a reset.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub sold_at: Option<Timestamp>,
+    /// Starts of later periods that do not end it, though they end packs: it arrived after them, or is on the
+    /// invoice of such a period.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub outlives: BTreeSet<Timestamp>,
     /// Credits sold.
     pub granted: Credits,
     /// The plan that was sold for life; absent for packs.
@@ -244,15 +247,16 @@ impl Purchase {
             || same(self.payment.as_deref(), other.payment.as_deref())
     }
 
-    /// When it was bought.
-    pub(super) fn bought_at(&self) -> Timestamp {
-        self.sold_at.unwrap_or(self.at)
+    /// The time from which a pack counts, if periods that end packs begin at `resets`: an older period does not
+    /// end it.
+    pub(super) fn counts_from(&self, resets: &BTreeSet<Timestamp>) -> Timestamp {
+        self.outlives.intersection(resets).copied().fold(self.at, Timestamp::max)
     }
 
     /// What it granted that was bought before a time: its own credits, and those of older purchases.
     pub(super) fn granted_before(&self, at: Timestamp) -> Credits {
         let older: Credits = self.older.iter().map(|one| one.left).sum();
-        let own = if self.bought_at() < at { self.granted.minus(older) } else { Credits::ZERO };
+        let own = if self.at < at { self.granted.minus(older) } else { Credits::ZERO };
         self.older.iter().filter(|one| one.at < at).map(|one| one.left).sum::<Credits>().plus(own)
     }
 
@@ -262,7 +266,7 @@ impl Purchase {
         let (session, invoice) = (self.session.clone(), self.invoice.clone());
         let own = self.granted.minus(older);
         let sale = Some(Sale { session, invoice, granted: own, total: self.total });
-        OlderLot { at: self.bought_at(), left: own, sale }
+        OlderLot { at: self.at, left: own, sale }
     }
 
     /// What is left of it and of the older purchases in it. The credits that were bought first count as spent

@@ -325,6 +325,7 @@ impl State {
                 .iter()
                 .map(|pack| pack.at)
                 .min()
+                .map(|oldest| self.reset_at.map_or(oldest, |reset_at| reset_at.max(oldest)))
                 .filter(|_| policy.addons == Addons::Reset),
             trial_counts: self.ended_at(subscription).is_none() && (first || policy.trials == Trials::Each),
             now,
@@ -487,7 +488,7 @@ impl State {
         }
         let unproven = || periods_of_plans(&items).filter(|period| !period.proven);
         let paid_since = self.paid_since.into_iter().chain(unproven().map(|period| period.start)).min();
-        let reset_at = if self.packs.is_empty() { None } else { self.unproven_reset(policy, now) };
+        let resets = if self.packs.is_empty() { BTreeSet::new() } else { self.resets(policy, now) };
         let mut all = Buckets { items, derived, paid_since, ..Buckets::default() };
         lots.extend(self.signup_lot(&mut all, policy, now));
         lots.extend(self.import.as_ref().map(Import::lot));
@@ -503,7 +504,7 @@ impl State {
             });
         }
         for (place, pack) in self.packs.iter().enumerate() {
-            if Some(pack.at) < reset_at {
+            if Some(pack.counts_from(&resets)) < resets.last().copied() {
                 continue;
             }
             let (taken, lot) = self.purchase_lot(Lot::Pack(place), pack, now);
@@ -771,26 +772,23 @@ impl State {
                 .any(|gift| gift.from <= at && gift.until.is_none_or(|until| at < until))
     }
 
-    /// Start of the newest period that ends add-ons and that a later fact may still close.
-    /// Packs from before it stay in the account, with no credits left.
-    fn unproven_reset(&self, policy: &Policy, now: Timestamp) -> Option<Timestamp> {
+    /// Starts of periods that end packs: the newest one that nothing closes, and all that a later fact may
+    /// still close. Packs from before the latter stay in the account, with no credits left.
+    pub(super) fn resets(&self, policy: &Policy, now: Timestamp) -> BTreeSet<Timestamp> {
+        let mut all: BTreeSet<Timestamp> = self.reset_at.into_iter().collect();
         if policy.addons == Addons::Keep {
-            return None;
+            return all;
         }
-        let of = |(id, one): (&SubscriptionId, &Arc<Subscription>)| {
+        let now = self.time(now);
+        for (id, one) in &self.subscriptions {
             self.view(id, one, policy, now, |view| {
-                let of_item = |(id, item): (&ItemId, &Item)| {
-                    item.unproven_reset(&View { ended: self.no_period_after(one, id, item), ..*view })
-                };
-                one.items.iter().filter_map(of_item).max()
-            })
-        };
-        self.subscriptions.iter().filter_map(of).max()
-    }
-
-    /// The newest start of a period that ends add-ons.
-    pub(super) fn newest_reset(&self, policy: &Policy, now: Timestamp) -> Option<Timestamp> {
-        self.reset_at.max(self.unproven_reset(policy, self.time(now)))
+                for (id, item) in &one.items {
+                    let ended = self.no_period_after(one, id, item);
+                    all.extend(item.unproven_resets(&View { ended, ..*view }));
+                }
+            });
+        }
+        all
     }
 
     /// When an item ended: with its subscription, with the deletion of its customer, or by its removal.
@@ -903,19 +901,22 @@ impl State {
             (known, first) => known.or(first),
         };
         if policy.addons == Addons::Reset {
-            // A pack on the invoice of an opening counts as bought at the start of the period.
+            let items = || self.subscriptions.values().flat_map(|subscription| subscription.items.values());
+            // A period does not end a pack on its own invoice.
             for pack in &mut self.packs {
-                let with = openings.iter().filter(|opening| pack.invoice.as_ref() == Some(&opening.invoice));
-                pack.at = with.map(|opening| opening.start).fold(pack.at, Timestamp::max);
+                let Some(invoice) = &pack.invoice else { continue };
+                let starts = items().flat_map(|item| item.starts_billed_by(invoice));
+                pack.outlives.extend(starts.filter(|start| *start > pack.at));
             }
             let resets = openings.iter().filter(|opening| opening.proven && opening.resets);
-            let items = self.subscriptions.values().flat_map(|subscription| subscription.items.values());
-            let charged = items.flat_map(Item::charged_resets);
+            let charged = items().flat_map(Item::charged_resets);
             let newest = resets.map(|opening| opening.start).chain(charged).max();
             self.reset_at = self.reset_at.max(newest);
-            let reset_at = self.reset_at;
-            self.packs.retain(|pack| Some(pack.at) >= reset_at);
         }
+        let any = self.packs.iter().any(|pack| !pack.outlives.is_empty());
+        let resets = if any { self.resets(policy, now) } else { BTreeSet::new() };
+        let reset_at = self.reset_at;
+        self.packs.retain(|pack| Some(pack.counts_from(&resets)) >= reset_at);
         if policy.free_credits > 0 {
             self.subscriptions.values_mut().for_each(|one| {
                 if one.known_since() != one.since {
@@ -926,7 +927,7 @@ impl State {
         }
         self.empty_imported_lots();
         self.settle_import(policy, now);
-        self.join_packs(now);
+        self.join_packs(&resets, now);
         self.holds.retain(|_, hold| hold.until > now);
         self.grants.retain(|grant| grant.left > Credits::ZERO && grant.until.is_none_or(|until| until > now));
         self.join_grants();
@@ -1055,9 +1056,9 @@ impl State {
 
     /// Drops the oldest spent purchases beyond [`MAX_SPENT_PURCHASES`], and joins the two purchases with the
     /// nearest ends until [`MAX_PURCHASES`] are left.
-    fn join_packs(&mut self, now: Timestamp) {
-        // Packs that arrived after a reset have its time, so the time of the sale comes next.
-        let order = |pack: &Purchase| (pack.at, pack.bought_at());
+    fn join_packs(&mut self, resets: &BTreeSet<Timestamp>, now: Timestamp) {
+        // A pack that arrived after a reset is as new as the reset.
+        let order = |pack: &Purchase| (pack.counts_from(resets), pack.at);
         self.packs
             .sort_by(|a, b| (order(a), &a.session, &a.invoice).cmp(&(order(b), &b.session, &b.invoice)));
         let spent = |pack: &Purchase| pack.spent >= pack.granted || pack.is_expired(now);

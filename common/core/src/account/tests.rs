@@ -249,7 +249,7 @@ fn an_account_is_read_back_unchanged_and_absent_values_are_not_stored() {
             invoice: None,
             payment: None,
             at: Timestamp::from_unix(7),
-            sold_at: None,
+            outlives: std::collections::BTreeSet::new(),
             granted: Credits::new(9),
             plan: None,
             spent: Credits::ZERO,

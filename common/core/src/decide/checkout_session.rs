@@ -17,7 +17,7 @@
 //! quantity without line items is the one in the metadata, which our checkout writes; else ⌊`amount_subtotal`
 //! / the price's amount⌋, if the catalog has the amount in the session's currency; else 1.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{EventFacts, Order, Parked, offer};
 use crate::account::Fact;
@@ -91,7 +91,7 @@ pub(super) fn read(
         invoice: session.invoice.clone(),
         payment: session.payment_intent.as_ref().map(ToString::to_string),
         at: event.created,
-        sold_at: None,
+        outlives: BTreeSet::new(),
         granted,
         plan,
         spent: Credits::ZERO,

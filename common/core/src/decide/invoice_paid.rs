@@ -191,7 +191,7 @@ impl Sold {
             invoice: Some(invoice.id.clone()),
             payment: payment_of_invoice(invoice),
             at: event.created,
-            sold_at: None,
+            outlives: BTreeSet::new(),
             granted,
             plan,
             spent: Credits::ZERO,

@@ -4,9 +4,9 @@
 use serde_json::{Value, json};
 
 use super::shapes::{
-    DAY, T, YEAR, bill, bill_with, check_life, flagged, item, line, month, shows, tie, tie_by,
+    DAY, T, YEAR, bill, bill_with, check_life, end, flagged, item, line, month, once, shows, tie, tie_by,
 };
-use super::{Step, pack, refunded};
+use super::{Run, Step, pack, refunded};
 
 const ON_PAYMENT: Step = Step::Edit("[policy]\n", "[policy]\nplan_change = \"on_payment\"\n");
 /// When the first month ends, and the second one.
@@ -703,4 +703,49 @@ fn a_credit_of_time_that_cost_nothing_is_a_credit() {
         bill_with(HALF + 1, "in_2", "subscription_update", &lines, json!({"total": 0, "amount_paid": 0})),
     ];
     check_life("of all invoices only that of the change arrives", &given, "pro 0 | ");
+}
+
+/// A pack that is heard late counts from the newest period that ends packs. If that is a month in advance which
+/// never begins, the pack counts from the one before, or from its sale: a period that was heard later ends it.
+#[test]
+fn a_late_pack_counts_from_a_period_that_began() {
+    let year = HALF + YEAR;
+    let [first, second] = credits(HALF);
+    let lines = [first, second, line("si_1", "price_pro_year", 20_000, HALF, year)];
+    let change = vec![
+        shows(HALF, "active", &[item("si_1", "price_pro_year", HALF, year)]),
+        bill(HALF + 1, "in_3", "subscription_update", &lines),
+    ];
+    let later = || vec![Step::At(NEXT + DAY)];
+    let started = [opened(), advance(), later()].concat();
+    let sold = |at: i64| vec![pack(at, "cs_1")];
+    for (what, life, expect) in [
+        ("late", vec![sold(HALF - DAY), later()], "business 21000 | pack=1000 si_1=20000"),
+        ("before the year", vec![sold(HALF - DAY), change.clone(), later()], "pro 5000 | si_1=5000"),
+        ("in the year", vec![sold(HALF + DAY), change.clone(), later()], "pro 6000 | pack=1000 si_1=5000"),
+        ("after the year", vec![change, sold(HALF - DAY), later()], "pro 6000 | pack=1000 si_1=5000"),
+    ] {
+        let run = Run::of(&[started.clone(), life.concat()].concat());
+        assert_eq!(end(&run), expect, "{what}: {}", run.summary());
+    }
+}
+
+/// A pack on the invoice of a month in advance outlives the start of that month, and ends like any other if the
+/// month never begins.
+#[test]
+fn a_pack_on_the_invoice_of_a_month_in_advance_ends_with_a_period_that_begins_instead() {
+    let year = HALF + YEAR;
+    let [first, second] = credits(HALF);
+    let change = [first, second, line("si_1", "price_pro_year", 20_000, HALF, year)];
+    let sold = once("price_p1000", 500);
+    let advance = [line("si_1", "price_business", 10_000, NEXT, THIRD), sold];
+    let advance = vec![bill(T + 9, "in_2", "subscription_update", &advance), Step::At(NEXT + DAY)];
+    let begun = [opened(), advance].concat();
+    check_life("as it is", &begun, "business 21000 | pack=1000 si_1=20000");
+    let changed = vec![
+        shows(HALF, "active", &[item("si_1", "price_pro_year", HALF, year)]),
+        bill(HALF + 1, "in_3", "subscription_update", &change),
+        Step::At(NEXT + DAY),
+    ];
+    check_life("changed", &[begun, changed].concat(), "pro 5000 | si_1=5000");
 }
