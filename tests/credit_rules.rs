@@ -423,6 +423,9 @@ async fn the_samples_of_rarer_shapes_grant_what_their_table_says() {
     let removed = [&renewed[..], &["customer.subscription.updated.item_removed"]].concat();
     let with_invoice = ["checkout.session.completed.pack.invoice_creation", "invoice.paid.invoice_creation"];
     let trial = ["customer.subscription.updated.trial_extended"];
+    let in_advance = ["invoice.paid.prorated_first", "invoice.paid.in_advance"];
+    // The month of business began before the month in advance that it credits.
+    let credited = [in_advance[0], in_advance[1], "invoice.paid.in_advance.credited"];
     let overdue = ["customer.subscription.updated.send_invoice.overdue", "invoice.paid.out_of_band"];
     // The signup credits are 500. A paid period ends them.
     for (names, credits) in [
@@ -431,6 +434,8 @@ async fn the_samples_of_rarer_shapes_grant_what_their_table_says() {
         (&removed, 7000),
         (&["invoice.paid.backdated"], 5000),
         (&["invoice.paid.prorated_first"], 5000),
+        (&in_advance, 5000),
+        (&credited, 20_000),
         (&["invoice.paid.quote_accept"], 5000),
         (&["invoice.paid.manual.pack"], 2500),
         (&with_invoice, 1500),
