@@ -1375,6 +1375,10 @@ impl Item {
         let in_advance = all.iter().filter(|(period, _)| period.made.is_some());
         let in_advance: Vec<Timestamp> = in_advance.map(|(period, _)| period.start).collect();
         let periods = begun(all);
+        for start in void.iter().filter(|start| periods.iter().all(|period| period.start != **start)) {
+            self.resets.unproven.remove(start);
+            self.resets.periods.remove(start);
+        }
         if let Some(current) = periods.last() {
             // These earlier periods stay:
             // - Periods that the current one cut short: their spends may count in it, and their payments may
@@ -1423,10 +1427,6 @@ impl Item {
             self.resets.shown.extend(&self.starts);
             let unproven = periods.iter().filter(|period| period.resets && !period.proven);
             self.resets.unproven.extend(unproven.map(|period| period.start));
-            for start in void.iter().filter(|start| periods.iter().all(|period| period.start != **start)) {
-                self.resets.unproven.remove(start);
-                self.resets.periods.remove(start);
-            }
             let charges = self.lines.iter().filter(|line| line.ends_packs_for_good());
             self.resets.charges.extend(charges.map(|line| line.start));
             let openers: Vec<Timestamp> = self.openers().map(|line| line.start).collect();

@@ -749,3 +749,14 @@ fn a_pack_on_the_invoice_of_a_month_in_advance_ends_with_a_period_that_begins_in
     ];
     check_life("changed", &[begun, changed].concat(), "pro 5000 | si_1=5000");
 }
+
+/// A trial that is given to a paying customer credits a month in advance that seemed to have begun, and no other
+/// period is known: the pack that the month ended is there again.
+#[test]
+fn a_trial_that_credits_a_month_in_advance_gives_packs_back() {
+    let trial = [&credits(HALF)[..], &[line("si_1", "price_business", 0, HALF, month(HALF))]].concat();
+    let life = [vec![pack(T + 5, "cs_1")], advance(), vec![Step::At(NEXT + DAY)]].concat();
+    check_life("as it seemed", &life, "business until day 60 20000 | si_1=20000");
+    let given = vec![bill(HALF + 1, "in_3", "subscription_update", &trial), Step::At(NEXT + DAY)];
+    check_life("as it is", &[life, given].concat(), "free 1000 | pack=1000");
+}
