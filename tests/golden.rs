@@ -95,6 +95,7 @@ fn outcome(event: &Event, catalog: &Catalog) -> String {
             payment: payment.clone(),
             at: Timestamp::from_unix(1),
             outlives: std::collections::BTreeSet::new(),
+            billed_with: std::collections::BTreeSet::new(),
             granted: Credits::new(1000),
             plan: None,
             spent: Credits::ZERO,

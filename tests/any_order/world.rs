@@ -408,7 +408,7 @@ impl<'a> World<'a> {
         }
         // What an invoice credits was paid by an earlier one, which may be unknown: that of the period in
         // which the credit starts. A period in advance may have the very start of the credit.
-        let mut charged: Vec<(String, i64, i64)> = Vec::new();
+        let mut charged: Vec<(String, &str, i64, i64)> = Vec::new();
         for object in invoices.iter().map(|(_, object)| *object) {
             for line in lines_of(object).filter(|line| line_amount(line) > 0) {
                 let made = object["created"].as_i64().unwrap_or(0);
@@ -416,14 +416,17 @@ impl<'a> World<'a> {
                 let is_ahead = made < start;
                 charged.push((
                     line_item(line).to_owned(),
+                    object["id"].as_str().unwrap_or_default(),
                     start - i64::from(is_ahead),
                     line_time(line, "end"),
                 ));
             }
         }
-        let was_charged = |line: &Value| {
+        let was_charged = |by: &Value, line: &Value| {
             let at = line_time(line, "start");
-            charged.iter().any(|(item, start, end)| item == line_item(line) && *start < at && at < *end)
+            charged.iter().any(|(item, invoice, start, end)| {
+                item == line_item(line) && by["id"] != *invoice && *start < at && at < *end
+            })
         };
         let is_back = |object: &Value| {
             let shown = &object["payments"]["data"][0]["payment"]["payment_intent"];
@@ -434,7 +437,9 @@ impl<'a> World<'a> {
             let lines = lines_of(object);
             lines.clone().all(|line| line["amount"] != 0)
                 && !(total <= 0 && pays_another_period(object))
-                && lines.filter(|line| line["amount"].as_i64() < Some(0)).all(was_charged)
+                && lines
+                    .filter(|line| line["amount"].as_i64() < Some(0))
+                    .all(|line| was_charged(object, line))
                 && object["subtotal"] == total + lines_of(object).map(line_discount).sum::<i64>()
                 && (total <= 0
                     || back.get(intent).is_some_and(|refunds| refunds.values().sum::<i64>() >= total))

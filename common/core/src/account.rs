@@ -605,7 +605,8 @@ impl Account {
         let Some(key) = first.key() else { return Ok(()) };
         let lifetime = first.plan.is_some();
         let granted: Credits = purchases.iter().map(|purchase| purchase.granted).sum();
-        let later = resets.iter().copied().filter(|reset| *reset > first.at);
+        let own: Vec<Timestamp> = state.starts_billed_by(first.invoice.as_ref()).collect();
+        let later = resets.iter().copied().filter(|reset| *reset > first.at && !own.contains(reset));
         let outlives: BTreeSet<Timestamp> = later.rev().take(MAX_OUTLIVED).collect();
         let filed_at = outlives.last().copied().unwrap_or(first.at);
         let kind = if lifetime { EntryKind::Subscription } else { EntryKind::AddOn };
@@ -618,6 +619,11 @@ impl Account {
         };
         let is_known = |known: &Purchase| known.key().as_ref() == Some(&key);
         let is_other = |known: &Purchase| !is_known(known) && known.is_one_with(&first);
+        let has_other = all.iter().chain(others.iter()).any(is_other);
+        let was_sold_by = |invoice: &InvoiceId| {
+            let known = self.recorded.get(&LedgerKey::invoice(invoice));
+            known.is_some_and(|known| known.kind == kind)
+        };
         if all.iter().any(is_known) {
             let lots = || all.iter().filter(|known| is_known(known));
             let known: Credits = lots().map(|known| known.granted).sum();
@@ -628,6 +634,9 @@ impl Account {
             all.iter_mut().filter(|known| is_known(known)).for_each(|known| known.take_ids(&first));
         } else if self.recorded.contains_key(&key) {
             // The account has dropped it, or applied it as something else by an earlier catalog.
+        } else if !has_other && first.invoice.as_ref().is_some_and(was_sold_by) {
+            // The account has dropped what its invoice granted.
+            entry.note = Some(Note::OnePurchase);
         } else if all.iter().chain(others.iter()).any(|known| is_other(known) && known.session.is_some())
             || (first.session.is_none() && all.iter().chain(others.iter()).any(is_other))
         {
@@ -640,7 +649,9 @@ impl Account {
                 .extract_if(.., |known| is_other(known))
                 .chain(others.extract_if(.., |known| is_other(known)))
                 .collect();
-            let outlives = if lifetime { BTreeSet::new() } else { outlives };
+            // The purchase arrived with the invoice.
+            let arrived = of_invoice.first().map_or(outlives, |known| known.outlives.clone());
+            let outlives = if lifetime { BTreeSet::new() } else { arrived };
             let lot = |purchase: Purchase| Purchase { outlives: outlives.clone(), ..purchase };
             let mut lots: Vec<Purchase> = purchases.into_iter().map(lot).collect();
             lots::replace(&of_invoice, lots.iter_mut().collect());

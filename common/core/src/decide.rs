@@ -832,7 +832,12 @@ fn payment_of_invoice(invoice: &Invoice) -> Option<String> {
 /// have the same key: the opening of a dispute arrives as `created` and as `funds_withdrawn`.
 pub fn ledger_keys(event: &Event) -> Vec<LedgerKey> {
     match &event.object {
-        Object::CheckoutSession(session) => vec![LedgerKey::session(&session.id)],
+        Object::CheckoutSession(session) => {
+            // The invoice of a purchase may have granted it.
+            let invoice = session.invoice.as_ref().filter(|_| session.subscription.is_none());
+            let invoice = invoice.map(LedgerKey::invoice);
+            std::iter::once(LedgerKey::session(&session.id)).chain(invoice).collect()
+        }
         Object::Subscription(_) => Vec::new(),
         Object::Invoice(invoice) => vec![LedgerKey::invoice(&invoice.id)],
         Object::InvoicePayment(it) => vec![LedgerKey::invoice(&it.invoice)],

@@ -94,6 +94,9 @@ pub struct Item {
     /// Starts that may still end packs.
     #[serde(default, skip_serializing_if = "Resets::is_empty")]
     resets: Resets,
+    /// Start of a paid period that followed the one before it without a gap. No earlier period counts in it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    follows_from: Option<Timestamp>,
     /// Credits of time ahead whose lines are dropped.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     credits_ahead: Vec<CreditAhead>,
@@ -723,6 +726,7 @@ impl Item {
         self.resets.charges.extend(other.resets.charges);
         self.resets.openers.extend(other.resets.openers);
         self.resets.unproven.extend(other.resets.unproven);
+        self.follows_from = self.follows_from.max(other.follows_from);
         self.credits_ahead.extend(other.credits_ahead);
         for spent in other.spent {
             self.add_spent(spent);
@@ -959,9 +963,16 @@ impl Item {
 
     /// Starts of its periods that end packs and that a later fact may still close.
     pub(super) fn unproven_resets(&self, view: &View<'_>) -> BTreeSet<Timestamp> {
+        let all = self.all_periods(view);
+        let is_void = |start: &Timestamp| {
+            let mut here = all.iter().filter(|(period, _)| period.start == *start).peekable();
+            here.peek().is_some() && here.all(|(_, stage)| *stage == Stage::Void)
+        };
+        let known = self.resets.unproven.iter().copied().filter(|start| !is_void(start));
+        let mut starts: BTreeSet<Timestamp> = known.collect();
         let unproven = |period: &Period| !period.proven && period.resets;
-        let starts = self.periods(view).into_iter().filter(unproven).map(|period| period.start);
-        starts.chain(self.resets.unproven.iter().copied()).collect()
+        starts.extend(begun(all).into_iter().filter(unproven).map(|period| period.start));
+        starts
     }
 
     /// A zero line opens a period if its price costs nothing, or if it is on the invoice of a renewal and no
@@ -1387,6 +1398,7 @@ impl Item {
             // - The period before one that was billed in advance: a late invoice may take the place of that
             //   one, and what an invoice credits of it waits for the renewal after that.
             // - The period before an invoice that credits unused time: the credited period may arrive later.
+            // - The period before a gap: an invoice that arrives later may fill the gap.
             // - Periods whose credits may still be carried over. Any item may change to a plan with
             //   `rollover`.
             // - The period that ran at the time of an import (below).
@@ -1395,8 +1407,11 @@ impl Item {
             let mut ended = None;
             for (kept, before) in periods.iter().rev().skip(1).enumerate() {
                 let may_overlap = !oldest.proven || oldest.credits_time;
-                let overlaps = may_overlap || before.end.is_none_or(|end| end > oldest.start);
-                if kept >= carried && (!overlaps || kept >= MAX_PREDECESSORS) {
+                if before.end == Some(oldest.start) && !may_overlap {
+                    self.follows_from = Some(oldest.start);
+                }
+                let is_over = !may_overlap && self.follows_from == Some(oldest.start);
+                if kept >= carried && (is_over || kept >= MAX_PREDECESSORS) {
                     ended = Some(before.end.unwrap_or(oldest.start).min(oldest.start));
                     break;
                 }

@@ -121,10 +121,13 @@ pub struct Purchase {
     pub payment: Option<String>,
     /// When it was bought.
     pub at: Timestamp,
-    /// Starts of later periods that do not end it, though they end packs: it arrived after them, or is on the
-    /// invoice of such a period.
+    /// Starts of later periods that end packs, and had begun when it arrived. It counts from the newest of them
+    /// that still counts.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub outlives: BTreeSet<Timestamp>,
+    /// Later starts that its own invoice bills. A period that begins there does not end it.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub billed_with: BTreeSet<Timestamp>,
     /// Credits sold.
     pub granted: Credits,
     /// The plan that was sold for life; absent for packs.
@@ -251,6 +254,12 @@ impl Purchase {
     /// end it.
     pub(super) fn counts_from(&self, resets: &BTreeSet<Timestamp>) -> Timestamp {
         self.outlives.intersection(resets).copied().fold(self.at, Timestamp::max)
+    }
+
+    /// Whether one of the periods that begin at `resets` ended it.
+    pub(super) fn is_ended_by(&self, resets: &BTreeSet<Timestamp>) -> bool {
+        let from = self.counts_from(resets);
+        resets.iter().rev().take_while(|reset| **reset > from).any(|reset| !self.billed_with.contains(reset))
     }
 
     /// What it granted that was bought before a time: its own credits, and those of older purchases.

@@ -488,7 +488,8 @@ impl State {
         }
         let unproven = || periods_of_plans(&items).filter(|period| !period.proven);
         let paid_since = self.paid_since.into_iter().chain(unproven().map(|period| period.start)).min();
-        let resets = if self.packs.is_empty() { BTreeSet::new() } else { self.resets(policy, now) };
+        let may_end = policy.addons == Addons::Reset && !self.packs.is_empty();
+        let resets = if may_end { self.resets(policy, now) } else { BTreeSet::new() };
         let mut all = Buckets { items, derived, paid_since, ..Buckets::default() };
         lots.extend(self.signup_lot(&mut all, policy, now));
         lots.extend(self.import.as_ref().map(Import::lot));
@@ -504,7 +505,7 @@ impl State {
             });
         }
         for (place, pack) in self.packs.iter().enumerate() {
-            if Some(pack.counts_from(&resets)) < resets.last().copied() {
+            if pack.is_ended_by(&resets) {
                 continue;
             }
             let (taken, lot) = self.purchase_lot(Lot::Pack(place), pack, now);
@@ -776,9 +777,6 @@ impl State {
     /// still close. Packs from before the latter stay in the account, with no credits left.
     pub(super) fn resets(&self, policy: &Policy, now: Timestamp) -> BTreeSet<Timestamp> {
         let mut all: BTreeSet<Timestamp> = self.reset_at.into_iter().collect();
-        if policy.addons == Addons::Keep {
-            return all;
-        }
         let now = self.time(now);
         for (id, one) in &self.subscriptions {
             self.view(id, one, policy, now, |view| {
@@ -789,6 +787,14 @@ impl State {
             });
         }
         all
+    }
+
+    /// The starts of the lines of an invoice that may still count.
+    pub(super) fn starts_billed_by(&self, invoice: Option<&InvoiceId>) -> impl Iterator<Item = Timestamp> {
+        invoice.into_iter().flat_map(|invoice| {
+            let items = self.subscriptions.values().flat_map(|one| one.items.values());
+            items.flat_map(move |item| item.starts_billed_by(invoice))
+        })
     }
 
     /// When an item ended: with its subscription, with the deletion of its customer, or by its removal.
@@ -900,23 +906,31 @@ impl State {
             (Some(known), Some(first)) => Some(known.min(first)),
             (known, first) => known.or(first),
         };
-        if policy.addons == Addons::Reset {
-            let items = || self.subscriptions.values().flat_map(|subscription| subscription.items.values());
-            // A period does not end a pack on its own invoice.
-            for pack in &mut self.packs {
-                let Some(invoice) = &pack.invoice else { continue };
-                let starts = items().flat_map(|item| item.starts_billed_by(invoice));
-                pack.outlives.extend(starts.filter(|start| *start > pack.at));
-            }
-            let resets = openings.iter().filter(|opening| opening.proven && opening.resets);
-            let charged = items().flat_map(Item::charged_resets);
-            let newest = resets.map(|opening| opening.start).chain(charged).max();
-            self.reset_at = self.reset_at.max(newest);
+        let mut packs = std::mem::take(&mut self.packs);
+        for pack in &mut packs {
+            let starts = self.starts_billed_by(pack.invoice.as_ref());
+            pack.billed_with.extend(starts.filter(|start| *start > pack.at));
         }
-        let any = self.packs.iter().any(|pack| !pack.outlives.is_empty());
-        let resets = if any { self.resets(policy, now) } else { BTreeSet::new() };
-        let reset_at = self.reset_at;
-        self.packs.retain(|pack| Some(pack.counts_from(&resets)) >= reset_at);
+        self.packs = packs;
+        let mut resets = BTreeSet::new();
+        if policy.addons == Addons::Reset {
+            let proven = openings.iter().filter(|opening| opening.proven && opening.resets);
+            let items = self.subscriptions.values().flat_map(|subscription| subscription.items.values());
+            let charged = items.flat_map(Item::charged_resets);
+            let newest = proven.map(|opening| opening.start).chain(charged).max();
+            self.reset_at = self.reset_at.max(newest);
+            let is_late = |pack: &Purchase| !pack.outlives.is_empty();
+            if self.packs.len() > MAX_PURCHASES || self.packs.iter().any(is_late) {
+                resets = self.resets(policy, now);
+            }
+            let reset_at = self.reset_at;
+            self.packs.retain(|pack| {
+                let ends = |reset: &Timestamp| {
+                    *reset > pack.counts_from(&resets) && !pack.billed_with.contains(reset)
+                };
+                !reset_at.as_ref().is_some_and(ends)
+            });
+        }
         if policy.free_credits > 0 {
             self.subscriptions.values_mut().for_each(|one| {
                 if one.known_since() != one.since {
@@ -1058,7 +1072,7 @@ impl State {
     /// nearest ends until [`MAX_PURCHASES`] are left.
     fn join_packs(&mut self, resets: &BTreeSet<Timestamp>, now: Timestamp) {
         // A pack that arrived after a reset is as new as the reset.
-        let order = |pack: &Purchase| (pack.counts_from(resets), pack.at);
+        let order = |pack: &Purchase| (!pack.is_ended_by(resets), pack.counts_from(resets), pack.at);
         self.packs
             .sort_by(|a, b| (order(a), &a.session, &a.invoice).cmp(&(order(b), &b.session, &b.invoice)));
         let spent = |pack: &Purchase| pack.spent >= pack.granted || pack.is_expired(now);
@@ -1070,7 +1084,12 @@ impl State {
             !drop
         });
         while self.packs.len() > MAX_PURCHASES {
-            let (first, second) = nearest_ends(&self.packs, |pack| pack.until);
+            // A pack that an unproven period ended is never joined with one that it did not end.
+            let ended = self.packs.iter().take_while(|pack| pack.is_ended_by(resets)).count();
+            let of = if ended > 1 { 0..ended } else { ended..self.packs.len() };
+            let (first, second) =
+                nearest_ends(self.packs.get(of.clone()).unwrap_or_default(), |pack| pack.until);
+            let (first, second) = (of.start + first, of.start + second);
             let oldest = self.packs.remove(first);
             let parts = oldest.parts_left(|part| self.lost_of_part(part));
             let parts = if oldest.is_expired(now) { Vec::new() } else { parts };

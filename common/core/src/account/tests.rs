@@ -250,6 +250,7 @@ fn an_account_is_read_back_unchanged_and_absent_values_are_not_stored() {
             payment: None,
             at: Timestamp::from_unix(7),
             outlives: std::collections::BTreeSet::new(),
+            billed_with: std::collections::BTreeSet::new(),
             granted: Credits::new(9),
             plan: None,
             spent: Credits::ZERO,

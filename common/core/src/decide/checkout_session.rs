@@ -92,6 +92,7 @@ pub(super) fn read(
         payment: session.payment_intent.as_ref().map(ToString::to_string),
         at: event.created,
         outlives: BTreeSet::new(),
+        billed_with: BTreeSet::new(),
         granted,
         plan,
         spent: Credits::ZERO,

@@ -192,6 +192,7 @@ impl Sold {
             payment: payment_of_invoice(invoice),
             at: event.created,
             outlives: BTreeSet::new(),
+            billed_with: BTreeSet::new(),
             granted,
             plan,
             spent: Credits::ZERO,

@@ -15,6 +15,7 @@ mod items;
 mod law;
 mod moves;
 mod over_time;
+mod packs;
 mod prices;
 mod purchases;
 mod random;

@@ -4,23 +4,23 @@
 use serde_json::{Value, json};
 
 use super::shapes::{
-    DAY, T, YEAR, bill, bill_with, check_life, end, flagged, item, line, month, once, shows, tie, tie_by,
+    DAY, T, YEAR, bill, bill_with, check_life, flagged, item, line, month, shows, tie, tie_by,
 };
-use super::{Run, Step, pack, refunded};
+use super::{Step, pack, refunded};
 
 const ON_PAYMENT: Step = Step::Edit("[policy]\n", "[policy]\nplan_change = \"on_payment\"\n");
 /// When the first month ends, and the second one.
-const NEXT: i64 = T + 30 * DAY;
-const THIRD: i64 = NEXT + 30 * DAY;
+pub const NEXT: i64 = T + 30 * DAY;
+pub const THIRD: i64 = NEXT + 30 * DAY;
 /// Half way through the first month.
-const HALF: i64 = T + 15 * DAY;
+pub const HALF: i64 = T + 15 * DAY;
 
-fn plan(price: &str, start: i64) -> Value {
+pub fn plan(price: &str, start: i64) -> Value {
     item("si_1", price, start, month(start))
 }
 
 /// A month of `business`, paid with `pi_in_1`.
-fn opened() -> Vec<Step> {
+pub fn opened() -> Vec<Step> {
     vec![
         shows(T, "active", &[plan("price_business", T)]),
         bill(T + 1, "in_1", "subscription_create", &[line("si_1", "price_business", 10_000, T, NEXT)]),
@@ -29,13 +29,13 @@ fn opened() -> Vec<Step> {
 }
 
 /// The second month, paid in advance with `pi_in_2`.
-fn advance() -> Vec<Step> {
+pub fn advance() -> Vec<Step> {
     let lines = [line("si_1", "price_business", 10_000, NEXT, THIRD)];
     vec![bill(T + 9, "in_2", "subscription_update", &lines), tie(T + 9, "in_2")]
 }
 
 /// Credits the first month from `at` on, and the whole second month.
-fn credits(at: i64) -> [Value; 2] {
+pub fn credits(at: i64) -> [Value; 2] {
     [
         flagged("si_1", "price_business", -5000, at, NEXT),
         flagged("si_1", "price_business", -10_000, NEXT, THIRD),
@@ -703,60 +703,4 @@ fn a_credit_of_time_that_cost_nothing_is_a_credit() {
         bill_with(HALF + 1, "in_2", "subscription_update", &lines, json!({"total": 0, "amount_paid": 0})),
     ];
     check_life("of all invoices only that of the change arrives", &given, "pro 0 | ");
-}
-
-/// A pack that is heard late counts from the newest period that ends packs. If that is a month in advance which
-/// never begins, the pack counts from the one before, or from its sale: a period that was heard later ends it.
-#[test]
-fn a_late_pack_counts_from_a_period_that_began() {
-    let year = HALF + YEAR;
-    let [first, second] = credits(HALF);
-    let lines = [first, second, line("si_1", "price_pro_year", 20_000, HALF, year)];
-    let change = vec![
-        shows(HALF, "active", &[item("si_1", "price_pro_year", HALF, year)]),
-        bill(HALF + 1, "in_3", "subscription_update", &lines),
-    ];
-    let later = || vec![Step::At(NEXT + DAY)];
-    let started = [opened(), advance(), later()].concat();
-    let sold = |at: i64| vec![pack(at, "cs_1")];
-    for (what, life, expect) in [
-        ("late", vec![sold(HALF - DAY), later()], "business 21000 | pack=1000 si_1=20000"),
-        ("before the year", vec![sold(HALF - DAY), change.clone(), later()], "pro 5000 | si_1=5000"),
-        ("in the year", vec![sold(HALF + DAY), change.clone(), later()], "pro 6000 | pack=1000 si_1=5000"),
-        ("after the year", vec![change, sold(HALF - DAY), later()], "pro 6000 | pack=1000 si_1=5000"),
-    ] {
-        let run = Run::of(&[started.clone(), life.concat()].concat());
-        assert_eq!(end(&run), expect, "{what}: {}", run.summary());
-    }
-}
-
-/// A pack on the invoice of a month in advance outlives the start of that month, and ends like any other if the
-/// month never begins.
-#[test]
-fn a_pack_on_the_invoice_of_a_month_in_advance_ends_with_a_period_that_begins_instead() {
-    let year = HALF + YEAR;
-    let [first, second] = credits(HALF);
-    let change = [first, second, line("si_1", "price_pro_year", 20_000, HALF, year)];
-    let sold = once("price_p1000", 500);
-    let advance = [line("si_1", "price_business", 10_000, NEXT, THIRD), sold];
-    let advance = vec![bill(T + 9, "in_2", "subscription_update", &advance), Step::At(NEXT + DAY)];
-    let begun = [opened(), advance].concat();
-    check_life("as it is", &begun, "business 21000 | pack=1000 si_1=20000");
-    let changed = vec![
-        shows(HALF, "active", &[item("si_1", "price_pro_year", HALF, year)]),
-        bill(HALF + 1, "in_3", "subscription_update", &change),
-        Step::At(NEXT + DAY),
-    ];
-    check_life("changed", &[begun, changed].concat(), "pro 5000 | si_1=5000");
-}
-
-/// A trial that is given to a paying customer credits a month in advance that seemed to have begun, and no other
-/// period is known: the pack that the month ended is there again.
-#[test]
-fn a_trial_that_credits_a_month_in_advance_gives_packs_back() {
-    let trial = [&credits(HALF)[..], &[line("si_1", "price_business", 0, HALF, month(HALF))]].concat();
-    let life = [vec![pack(T + 5, "cs_1")], advance(), vec![Step::At(NEXT + DAY)]].concat();
-    check_life("as it seemed", &life, "business until day 60 20000 | si_1=20000");
-    let given = vec![bill(HALF + 1, "in_3", "subscription_update", &trial), Step::At(NEXT + DAY)];
-    check_life("as it is", &[life, given].concat(), "free 1000 | pack=1000");
 }

@@ -1641,3 +1641,29 @@ fn an_invoice_is_superseded_neither_while_its_period_runs_nor_before_it() {
     let notes: Vec<_> = run.ledger.values().map(|entry| (entry.key.as_str(), entry.note)).collect();
     assert_eq!(notes, [("invoice#in_1", None), ("invoice#in_2", None)], "{}", run.summary());
 }
+
+/// A yearly period is heard after the one that cut it short. What was spent in the month before it counts as in the
+/// order in which Stripe made them: half of the year and all of the renewal were paid for otherwise.
+#[test]
+fn a_period_that_fills_a_gap_is_heard_late() {
+    let (change, next) = (T + 15 * DAY, T + 45 * DAY);
+    let month_end = T + 30 * DAY;
+    let first = vec![
+        shows(T, "active", &[item("si_1", "price_pro", T, month_end)]),
+        bill(T + 1, "in_1", "subscription_create", &[line("si_1", "price_pro", 2000, T, month_end)]),
+        Step::Spend(1400),
+    ];
+    let lines = [
+        flagged("si_1", "price_pro", -1000, change, month_end),
+        line("si_1", YEARLY, 20_000, change, change + YEAR),
+    ];
+    let half = json!({"amount_paid": 9500});
+    let year = vec![bill_with(change + 1, "in_2", "subscription_update", &lines, half)];
+    let lines = [line("si_1", YEARLY, 20_000, next, next + YEAR)];
+    let free = json!({"total": 0, "amount_paid": 0});
+    let renewal = vec![bill_with(next + 1, "in_3", "subscription_cycle", &lines, free)];
+    for life in [[first.clone(), year.clone(), renewal.clone()], [first, renewal, year]] {
+        let run = Run::of(&life.concat());
+        assert_eq!(end(&run), "pro 4300 | si_1=4300", "{}", run.summary());
+    }
+}

@@ -1,0 +1,153 @@
+//! Packs under `addons = "reset"`: which periods end them, also if packs, periods and the invoices that make a
+//! month in advance void are heard in another order.
+
+use serde_json::json;
+
+use super::advance::{HALF, NEXT, THIRD, advance, credits, opened};
+use super::shapes::{
+    DAY, T, YEAR, bill, bill_with, check_life, end, item, line, month, once, shows, shows_with,
+};
+use super::{Run, Step, pack, patched, session};
+
+const KEEP: Step = Step::Edit("addons = \"reset\"", "addons = \"keep\"");
+const RESET: Step = Step::Edit("addons = \"keep\"", "addons = \"reset\"");
+
+/// The day after the start of the month in advance.
+fn later() -> Vec<Step> {
+    vec![Step::At(NEXT + DAY)]
+}
+
+/// A month of another subscription to `pro`.
+fn another(start: i64) -> Vec<Step> {
+    let items = [item("si_x", "price_pro", start, month(start))];
+    let parent = json!({"parent": {"subscription_item_details": {"subscription": "sub_x"}}});
+    let lines = [patched(line("si_x", "price_pro", 2000, start, month(start)), &parent)];
+    let of = json!({"parent": {"subscription_details": {"subscription": "sub_x"}}});
+    vec![
+        shows_with(start, "active", &items, json!({"id": "sub_x"})),
+        bill_with(start + 1, "in_x", "subscription_create", &lines, of),
+    ]
+}
+
+/// A change to a year at [`HALF`], which credits the month in advance.
+fn year() -> Vec<Step> {
+    let [first, second] = credits(HALF);
+    let lines = [first, second, line("si_1", "price_pro_year", 20_000, HALF, HALF + YEAR)];
+    vec![
+        shows(HALF, "active", &[item("si_1", "price_pro_year", HALF, HALF + YEAR)]),
+        bill(HALF + 1, "in_3", "subscription_update", &lines),
+    ]
+}
+
+/// The month in advance with a pack on its invoice.
+fn advance_with_pack() -> Vec<Step> {
+    let lines = [line("si_1", "price_business", 10_000, NEXT, THIRD), once("price_p1000", 500)];
+    vec![bill(T + 9, "in_2", "subscription_update", &lines)]
+}
+
+fn check(what: &str, life: &[Vec<Step>], expect: &str) {
+    let run = Run::of(&life.concat());
+    assert_eq!(end(&run), expect, "{what}: {}", run.summary());
+}
+
+/// A pack that is heard late counts from the newest period that ends packs. If that is a month in advance which
+/// never begins, the pack counts from the one before, or from its sale: a period that was heard later ends it.
+#[test]
+fn a_late_pack_counts_from_a_period_that_began() {
+    let sold = |at: i64| vec![pack(at, "cs_1")];
+    for (what, life, expect) in [
+        ("late", vec![sold(HALF - DAY)], "business 21000 | pack=1000 si_1=20000"),
+        ("before the year", vec![sold(HALF - DAY), year()], "pro 5000 | si_1=5000"),
+        ("in the year", vec![sold(HALF + DAY), year()], "pro 6000 | pack=1000 si_1=5000"),
+        ("after the year", vec![year(), sold(HALF - DAY)], "pro 6000 | pack=1000 si_1=5000"),
+    ] {
+        check(what, &[opened(), advance(), later(), life.concat(), later()], expect);
+    }
+}
+
+/// A pack on the invoice of a month in advance outlives the start of that month, and ends like any other if the
+/// month never begins.
+#[test]
+fn a_pack_on_the_invoice_of_a_month_in_advance_ends_with_a_period_that_begins_instead() {
+    let begun = [opened(), advance_with_pack(), later()].concat();
+    check_life("as it is", &begun, "business 21000 | pack=1000 si_1=20000");
+    check_life("changed", &[begun, year(), later()].concat(), "pro 5000 | si_1=5000");
+}
+
+/// It ends with another subscription's period between its sale and the month, if that is heard after the pack.
+#[test]
+fn a_pack_on_the_invoice_of_a_month_in_advance_ends_with_a_period_before_that_month() {
+    let (ended, stays) =
+        ("business 25000 | si_1=20000 si_x=5000", "business 26000 | pack=1000 si_1=20000 si_x=5000");
+    let (first, sold, between) = (opened(), advance_with_pack(), another(HALF));
+    check("in order", &[first.clone(), sold.clone(), between.clone(), later()], ended);
+    check("after the month began", &[first.clone(), sold.clone(), later(), between.clone(), later()], ended);
+    check("before the first month", &[sold.clone(), between.clone(), first.clone(), later()], ended);
+    check("all late", &[later(), first.clone(), sold.clone(), between.clone(), later()], ended);
+    check("before the pack", &[between, sold, first, later()], stays);
+}
+
+/// A trial that is given to a paying customer credits a month in advance that seemed to have begun, and no other
+/// period is known: the pack that the month ended is there again.
+#[test]
+fn a_trial_that_credits_a_month_in_advance_gives_packs_back() {
+    let trial = [&credits(HALF)[..], &[line("si_1", "price_business", 0, HALF, month(HALF))]].concat();
+    let life = [vec![pack(T + 5, "cs_1")], advance(), later()].concat();
+    check_life("as it seemed", &life, "business until day 60 20000 | si_1=20000");
+    let given = vec![bill(HALF + 1, "in_3", "subscription_update", &trial)];
+    check_life("as it is", &[life, given, later()].concat(), "free 1000 | pack=1000");
+}
+
+/// `addons = "keep"` ends no pack, also none that arrived after a month in advance.
+#[test]
+fn an_edit_to_keep_ends_no_pack() {
+    let late = vec![pack(HALF - DAY, "cs_1")];
+    let life = [opened(), advance(), later(), late, another(HALF), later()].concat();
+    let left = "business 26000 | pack=1000 si_1=20000 si_x=5000";
+    check("reset", std::slice::from_ref(&life), left);
+    check("keep", &[life.clone(), vec![KEEP]], left);
+    check("keep, then reset", &[life, vec![KEEP, Step::Spend(0), RESET, Step::Spend(0)]], left);
+    let bought = [vec![Step::KeepAddons], opened(), advance_with_pack(), later(), vec![RESET]];
+    check("on the invoice", &bought, "business 21000 | pack=1000 si_1=20000");
+}
+
+/// The account keeps at most 24 packs apart. One that a month in advance ended is joined with no other.
+#[test]
+fn a_pack_that_ended_is_not_joined_with_one_that_did_not() {
+    let packs = |from: i64, many: i64| -> Vec<Step> {
+        (0..many).map(|n| pack(from + n * 3600, &format!("cs_{from}_{n}"))).collect()
+    };
+    for (ended, new) in [(1, 23), (1, 24), (1, 26), (3, 24), (24, 1), (24, 3), (26, 26)] {
+        let life = [opened(), advance(), packs(HALF + DAY, ended), later(), packs(NEXT + DAY, new)];
+        let run = Run::of(&[life.concat(), vec![Step::At(NEXT + 3 * DAY)]].concat());
+        let left = run.balance().get();
+        assert_eq!(left, 20_000 + 1000 * u64::try_from(new).unwrap(), "{ended} and {new}: {}", end(&run));
+        let back = Run::of(&[life.concat(), year(), vec![Step::At(NEXT + 3 * DAY)]].concat());
+        let all = 5000 + 1000 * u64::try_from(ended + new).unwrap();
+        assert_eq!(back.balance().get(), all, "{ended} and {new}: {}", end(&back));
+    }
+}
+
+/// Of a purchase with an invoice of its own, the invoice may be heard long before the session. If a period has
+/// ended the pack by then, or all of it was spent, the session grants nothing again.
+#[test]
+fn a_session_grants_nothing_again_after_its_invoices_pack_ended() {
+    let sold = json!({"pack": "p1000"});
+    let patch = json!({"parent": null});
+    let invoice = bill_with(HALF - DAY + 4, "in_p", "manual", &[once("price_p1000", 2000)], patch);
+    let checkout = session("completed", HALF - DAY, "cs_1", sold, json!({"invoice": "in_p"}));
+    let renewal = bill(NEXT, "in_2", "subscription_cycle", &[line("si_1", "price_business", 1, NEXT, THIRD)]);
+    for (what, period) in [("renewed", vec![renewal]), ("in advance", advance())] {
+        for spent in [0, 500, 21_000] {
+            let heard = vec![invoice.clone(), Step::Spend(spent)];
+            let life = [opened(), heard, period.clone(), later(), vec![Step::Grant(1), checkout.clone()]];
+            let run = Run::of(&[life.concat(), later()].concat());
+            assert_eq!(
+                end(&run),
+                "business 20001 | grant=1 si_1=20000",
+                "{what}, {spent}: {}",
+                run.summary()
+            );
+        }
+    }
+}
