@@ -11,8 +11,8 @@ use tallyhook_core::catalog::PlanChange;
 use tallyhook_core::credits::Credits;
 use tallyhook_core::decide::owner::{Links, StoredOwner, owner};
 use tallyhook_core::decide::{
-    Outcome, Parked, Payments, decide, invoice_of_reversal, is_reversal, joined_payment, ledger_keys,
-    payment_refs,
+    Outcome, Parked, Payments, decide, invoice_of_purchase, invoice_of_reversal, is_reversal, joined_payment,
+    ledger_keys, payment_refs,
 };
 use tallyhook_core::event::{Event, Object, SubscriptionStatus};
 use tallyhook_core::ids::{CustomerId, EventId, PriceId, SubscriptionId, UserId};
@@ -227,6 +227,7 @@ impl<'a> World<'a> {
             }
         }
         let mut keys = ledger_keys(event);
+        keys.extend(invoice_of_purchase(event).as_ref().map(LedgerKey::invoice));
         keys.extend(payments.values().filter_map(|record| record.document.clone()));
         let mut outcome = self.decide(event, &keys, &payments);
         if let Outcome::Apply(applied) = &outcome {

@@ -18,8 +18,8 @@ use tallyhook_core::catalog::Catalog;
 use tallyhook_core::credits::Credits;
 use tallyhook_core::decide::owner::{Links, StoredOwner, owner};
 use tallyhook_core::decide::{
-    Outcome, Parked, Payments, decide, invoice_of_reversal, is_reversal, joined_payment, ledger_keys,
-    payment_refs,
+    Outcome, Parked, Payments, decide, invoice_of_purchase, invoice_of_reversal, is_reversal, joined_payment,
+    ledger_keys, payment_refs,
 };
 use tallyhook_core::event::{Event, Object, read};
 use tallyhook_core::ids::{CustomerId, SubscriptionId, UserId};
@@ -72,6 +72,7 @@ impl World {
             Err(None) => return Ok(self.tie(&event)),
         };
         let mut keys = ledger_keys(&event);
+        keys.extend(invoice_of_purchase(&event).as_ref().map(LedgerKey::invoice));
         keys.extend(payments.values().filter_map(|record| record.document.clone()));
         let catalog = self.catalog.clone();
         let now = self.now;

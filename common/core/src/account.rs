@@ -622,7 +622,7 @@ impl Account {
         let has_other = all.iter().chain(others.iter()).any(is_other);
         let was_sold_by = |invoice: &InvoiceId| {
             let known = self.recorded.get(&LedgerKey::invoice(invoice));
-            known.is_some_and(|known| known.kind == kind)
+            known.is_some_and(|known| known.kind == EntryKind::AddOn)
         };
         if all.iter().any(is_known) {
             let lots = || all.iter().filter(|known| is_known(known));
@@ -634,8 +634,9 @@ impl Account {
             all.iter_mut().filter(|known| is_known(known)).for_each(|known| known.take_ids(&first));
         } else if self.recorded.contains_key(&key) {
             // The account has dropped it, or applied it as something else by an earlier catalog.
-        } else if !has_other && first.invoice.as_ref().is_some_and(was_sold_by) {
-            // The account has dropped what its invoice granted.
+        } else if !lifetime && !has_other && first.invoice.as_ref().is_some_and(was_sold_by) {
+            // The account has dropped the packs that its invoice granted.
+            entry.filed_at = Some(first.at);
             entry.note = Some(Note::OnePurchase);
         } else if all.iter().chain(others.iter()).any(|known| is_other(known) && known.session.is_some())
             || (first.session.is_none() && all.iter().chain(others.iter()).any(is_other))

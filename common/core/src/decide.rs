@@ -24,7 +24,9 @@ use crate::account::products::MAX_PRODUCTS;
 use crate::account::{Account, Cause, Change, Conflict, Fact, Reversed};
 use crate::catalog::{Catalog, Offer};
 use crate::event::{Event, EventType, Invoice, Object, Price};
-use crate::ids::{ChargeId, CustomerId, PaymentIntentId, PriceId, SessionId, SubscriptionId, UserId};
+use crate::ids::{
+    ChargeId, CustomerId, InvoiceId, PaymentIntentId, PriceId, SessionId, SubscriptionId, UserId,
+};
 use crate::ledger::{Entry, EntryKind, LedgerKey, Note};
 use crate::reversal::{PaymentRecord, ReversalEvent};
 use crate::timestamp::Timestamp;
@@ -459,7 +461,7 @@ fn decide_facts(
         return Outcome::Park(Parked::NoCatalog);
     }
     let event_facts = match &event.object {
-        Object::CheckoutSession(session) => checkout_session::read(session, event, catalog),
+        Object::CheckoutSession(session) => checkout_session::read(session, event, payments, catalog),
         Object::Subscription(subscription) => {
             customer_subscription::read(subscription, event, account, catalog)
         }
@@ -832,12 +834,7 @@ fn payment_of_invoice(invoice: &Invoice) -> Option<String> {
 /// have the same key: the opening of a dispute arrives as `created` and as `funds_withdrawn`.
 pub fn ledger_keys(event: &Event) -> Vec<LedgerKey> {
     match &event.object {
-        Object::CheckoutSession(session) => {
-            // The invoice of a purchase may have granted it.
-            let invoice = session.invoice.as_ref().filter(|_| session.subscription.is_none());
-            let invoice = invoice.map(LedgerKey::invoice);
-            std::iter::once(LedgerKey::session(&session.id)).chain(invoice).collect()
-        }
+        Object::CheckoutSession(session) => vec![LedgerKey::session(&session.id)],
         Object::Subscription(_) => Vec::new(),
         Object::Invoice(invoice) => vec![LedgerKey::invoice(&invoice.id)],
         Object::InvoicePayment(it) => vec![LedgerKey::invoice(&it.invoice)],
@@ -846,6 +843,13 @@ pub fn ledger_keys(event: &Event) -> Vec<LedgerKey> {
         Object::Dispute(dispute) => vec![charge_dispute::key(dispute)],
         Object::Customer(_) | Object::Other => Vec::new(),
     }
+}
+
+/// The invoice that a session of a purchase made. Its entry is loaded before the decision, because it may have
+/// granted the purchase.
+pub fn invoice_of_purchase(event: &Event) -> Option<InvoiceId> {
+    let Object::CheckoutSession(session) = &event.object else { return None };
+    session.invoice.clone().filter(|_| session.subscription.is_none())
 }
 
 /// The payments that an event names, the intent before the charge, to be loaded before the decision.

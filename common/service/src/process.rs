@@ -28,8 +28,8 @@ use tallyhook_core::catalog::{Catalog, LearntPrice};
 use tallyhook_core::credits::Credits;
 use tallyhook_core::decide::owner::{Links, StoredOwner, owner};
 use tallyhook_core::decide::{
-    Applied, Effect, Ignored, Outcome, Parked, Payments, add_reversals, decide, foreign, invoice_of_reversal,
-    is_reversal, joined_payment, ledger_keys, of_another_account, payment_refs,
+    Applied, Effect, Ignored, Outcome, Parked, Payments, add_reversals, decide, foreign, invoice_of_purchase,
+    invoice_of_reversal, is_reversal, joined_payment, ledger_keys, of_another_account, payment_refs,
 };
 use tallyhook_core::drift;
 use tallyhook_core::event::{CheckoutSession, Event, EventType, InvoicePayment, Object};
@@ -1008,7 +1008,10 @@ fn first_keys(event: &Event) -> Vec<Key> {
     }
     keys.extend(payment_refs(event).iter().map(Key::payment));
     match &event.object {
-        Object::CheckoutSession(session) => keys.push(Key::Session(session.id.clone())),
+        Object::CheckoutSession(session) => {
+            keys.push(Key::Session(session.id.clone()));
+            keys.extend(invoice_of_purchase(event).map(Key::Invoice));
+        }
         Object::InvoicePayment(payment) => keys.push(Key::Invoice(payment.invoice.clone())),
         Object::Subscription(_)
         | Object::Invoice(_)

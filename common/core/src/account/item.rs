@@ -44,7 +44,8 @@ const MAX_CREDITS_AHEAD: usize = 8;
 const MAX_BETWEEN: usize = 4;
 /// The maximum number of period starts of one item that no line has opened.
 const MAX_STARTS: usize = 16;
-/// The maximum number of periods before the current one that are kept; each was cut short by the next.
+/// The maximum number of periods before the current one that are kept: each was cut short by the next, or ended
+/// before it.
 const MAX_PREDECESSORS: usize = 12;
 /// An invoice that was made longer than this before the start of a line bills the line's period in advance.
 /// One recorded invoice was made a second before its line starts.

@@ -125,7 +125,7 @@ pub struct Purchase {
     /// that still counts.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub outlives: BTreeSet<Timestamp>,
-    /// Later starts that its own invoice bills. A period that begins there does not end it.
+    /// Later starts that its own invoice bills. A period that the invoice opens there does not end it.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub billed_with: BTreeSet<Timestamp>,
     /// Credits sold.

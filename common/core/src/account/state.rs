@@ -910,6 +910,11 @@ impl State {
         for pack in &mut packs {
             let starts = self.starts_billed_by(pack.invoice.as_ref());
             pack.billed_with.extend(starts.filter(|start| *start > pack.at));
+            let invoice = pack.invoice.as_ref();
+            let of_another = |one: &&Period| one.resets && Some(&one.invoice) != invoice;
+            for period in openings.iter().filter(of_another) {
+                pack.billed_with.remove(&period.start);
+            }
         }
         self.packs = packs;
         let mut resets = BTreeSet::new();

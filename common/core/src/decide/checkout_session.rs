@@ -19,7 +19,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{EventFacts, Order, Parked, offer};
+use super::{EventFacts, Order, Parked, Payments, offer};
 use crate::account::Fact;
 use crate::account::lots::Purchase;
 use crate::account::products::BoughtProduct;
@@ -33,6 +33,7 @@ use crate::ledger::{EntryKind, LedgerKey, Payment};
 pub(super) fn read(
     session: &CheckoutSession,
     event: &Event,
+    payments: &Payments,
     catalog: &Catalog,
 ) -> Result<EventFacts, Parked> {
     let ended = matches!(
@@ -86,9 +87,12 @@ pub(super) fn read(
     if packs.is_empty() && lifetimes.is_empty() {
         facts.push(Fact::Recorded(key, EntryKind::Product, Some(payment.clone())));
     }
+    // A session may not name its invoice, which has the same payment.
+    let tied = session.payment_intent.as_ref().and_then(|intent| payments.get(intent.as_str()));
+    let invoice = session.invoice.clone().or_else(|| tied?.document.as_ref()?.invoice_id());
     let purchase = |granted: Credits, plan: Option<Terms>, expires_days: i64| Purchase {
         session: Some(session.id.clone()),
-        invoice: session.invoice.clone(),
+        invoice: invoice.clone(),
         payment: session.payment_intent.as_ref().map(ToString::to_string),
         at: event.created,
         outlives: BTreeSet::new(),

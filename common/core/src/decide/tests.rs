@@ -29,8 +29,8 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 
 use super::{
-    Applied, Order, Outcome, Parked, Payments, decide, invoice_of_reversal, is_reversal, joined_payment,
-    ledger_keys, payment_refs, state_of_documents,
+    Applied, Order, Outcome, Parked, Payments, decide, invoice_of_purchase, invoice_of_reversal, is_reversal,
+    joined_payment, ledger_keys, payment_refs, state_of_documents,
 };
 use crate::account::fix::Fix;
 use crate::account::import::ImportedBalance;
@@ -347,6 +347,7 @@ impl Run {
             .filter(of_event)
             .map(|(payment, record)| (payment.clone(), record.clone()))
             .collect();
+        keys.extend(invoice_of_purchase(event).as_ref().map(LedgerKey::invoice));
         keys.extend(payments.values().filter_map(|record| record.document.clone()));
         decide(&self.loaded(&keys), event, &payments, &self.catalog, self.now)
     }

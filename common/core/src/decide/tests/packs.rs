@@ -5,7 +5,7 @@ use serde_json::json;
 
 use super::advance::{HALF, NEXT, THIRD, advance, credits, opened};
 use super::shapes::{
-    DAY, T, YEAR, bill, bill_with, check_life, end, item, line, month, once, shows, shows_with,
+    DAY, T, YEAR, bill, bill_with, check_life, end, item, line, month, once, shows, shows_with, tie,
 };
 use super::{Run, Step, pack, patched, session};
 
@@ -87,6 +87,22 @@ fn a_pack_on_the_invoice_of_a_month_in_advance_ends_with_a_period_before_that_mo
     check("before the pack", &[between, sold, first, later()], stays);
 }
 
+/// The pack is on an invoice for seats of the next month. The plan is renewed in the same second by another one.
+#[test]
+fn a_renewal_ends_a_pack_on_an_invoice_that_bills_another_item_from_then_on() {
+    let lines = [line("si_2", "price_team", 100, NEXT, THIRD), once("price_p1000", 500)];
+    let seats = vec![bill(T + 20, "in_s", "subscription_update", &lines)];
+    let renewed = [line("si_1", "price_business", 10_000, NEXT, THIRD)];
+    let renewal = vec![bill(NEXT, "in_3", "subscription_cycle", &renewed)];
+    let life = [opened(), seats.clone(), vec![Step::At(NEXT - DAY)]];
+    check("before", &life, "business 21000 | pack=1000 si_1=20000 si_2=0");
+    check_life(
+        "renewed",
+        &[opened(), seats, renewal, later()].concat(),
+        "business 21000 | si_1=20000 si_2=1000",
+    );
+}
+
 /// A trial that is given to a paying customer credits a month in advance that seemed to have begun, and no other
 /// period is known: the pack that the month ended is there again.
 #[test]
@@ -129,25 +145,40 @@ fn a_pack_that_ended_is_not_joined_with_one_that_did_not() {
 }
 
 /// Of a purchase with an invoice of its own, the invoice may be heard long before the session. If a period has
-/// ended the pack by then, or all of it was spent, the session grants nothing again.
+/// ended the pack by then, or all of it was spent, the session grants nothing again. Either the session names the
+/// invoice, or both have the same payment.
 #[test]
 fn a_session_grants_nothing_again_after_its_invoices_pack_ended() {
-    let sold = json!({"pack": "p1000"});
+    let sold = || json!({"pack": "p1000"});
     let patch = json!({"parent": null});
     let invoice = bill_with(HALF - DAY + 4, "in_p", "manual", &[once("price_p1000", 2000)], patch);
-    let checkout = session("completed", HALF - DAY, "cs_1", sold, json!({"invoice": "in_p"}));
+    let named = session("completed", HALF - DAY, "cs_1", sold(), json!({"invoice": "in_p"}));
+    let tied = session("completed", HALF - DAY, "cs_1", sold(), json!({"payment_intent": "pi_in_p"}));
     let renewal = bill(NEXT, "in_2", "subscription_cycle", &[line("si_1", "price_business", 1, NEXT, THIRD)]);
+    let left = "business 20001 | grant=1 si_1=20000";
     for (what, period) in [("renewed", vec![renewal]), ("in advance", advance())] {
-        for spent in [0, 500, 21_000] {
-            let heard = vec![invoice.clone(), Step::Spend(spent)];
-            let life = [opened(), heard, period.clone(), later(), vec![Step::Grant(1), checkout.clone()]];
-            let run = Run::of(&[life.concat(), later()].concat());
-            assert_eq!(
-                end(&run),
-                "business 20001 | grant=1 si_1=20000",
-                "{what}, {spent}: {}",
-                run.summary()
-            );
+        for checkout in [&named, &tied] {
+            for spent in [0, 500, 21_000] {
+                let heard = vec![invoice.clone(), tie(HALF - DAY + 5, "in_p"), Step::Spend(spent)];
+                let life = [opened(), heard, period.clone(), later(), vec![Step::Grant(1), checkout.clone()]];
+                let all = [life.concat(), later()].concat();
+                check(&format!("{what}, {spent}"), std::slice::from_ref(&all), left);
+            }
         }
+    }
+}
+
+/// Both are granted by the session, as if it had been heard first.
+#[test]
+fn a_plan_for_life_beside_a_pack_stays_if_their_invoice_is_heard_first() {
+    let lines = [once("price_p1000", 2000), once("price_business", 9000)];
+    let invoice = bill_with(T + 4, "in_p", "manual", &lines, json!({"parent": null}));
+    let sold = json!({"data": [
+        {"id": "li_1", "quantity": 1, "price": {"id": "price_p1000"}},
+        {"id": "li_2", "quantity": 1, "price": {"id": "price_business"}},
+    ]});
+    let checkout = session("completed", T, "cs_1", json!({}), json!({"invoice": "in_p", "line_items": sold}));
+    for life in [[invoice.clone(), checkout.clone()], [checkout, invoice]] {
+        check("both", &[life.to_vec()], "business 21000 | life=20000 pack=1000");
     }
 }
