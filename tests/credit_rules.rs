@@ -268,6 +268,23 @@ async fn a_subscription_made_in_stripes_dashboard_goes_to_the_user_of_its_custom
     assert_eq!(tier_and_credits(&world, "user_1").await, ("pro".to_owned(), 6000, 5000));
 }
 
+/// The session of a purchase names another user than the one who owns its customer. The invoice that it made names
+/// none, and is heard first.
+#[tokio::test]
+async fn a_session_goes_to_the_user_it_names_though_its_invoice_went_to_its_customers_user() {
+    let world = World::new().await;
+    let mut bought = sample("checkout.session.completed.pack", "user_2");
+    bought["data"]["object"]["customer"] = json!("cus_TallyHook0002");
+    world.process(&bought).await;
+    let invoice = sample("invoice.paid.invoice_creation", "user_1").to_string();
+    let unnamed = invoice.replace("\"user_id\":\"user_1\"", "\"note\":\"by hand\"");
+    assert!(!unnamed.contains("user_1"), "{unnamed}");
+    world.process(&serde_json::from_str(&unnamed).unwrap()).await;
+    let session = sample("checkout.session.completed.pack.invoice_creation", "user_1");
+    world.process(&session).await;
+    assert_eq!(tier_and_credits(&world, "user_1").await.1, 1000);
+}
+
 /// A session made in Stripe's dashboard does not name what it sold, so the worker asks Stripe for its line
 /// items. Stripe fails for a while.
 #[tokio::test]
@@ -422,6 +439,8 @@ async fn the_samples_of_rarer_shapes_grant_what_their_table_says() {
     let renewed = [mixed[0], mixed[1], "invoice.paid.renewal.monthly_item"];
     let removed = [&renewed[..], &["customer.subscription.updated.item_removed"]].concat();
     let with_invoice = ["checkout.session.completed.pack.invoice_creation", "invoice.paid.invoice_creation"];
+    // A paid period ended the pack of the invoice before its session is heard.
+    let late_session = [with_invoice[1], "invoice.paid.coupon", with_invoice[0]];
     let trial = ["customer.subscription.updated.trial_extended"];
     let in_advance = ["invoice.paid.prorated_first", "invoice.paid.in_advance"];
     // The month of business began before the month in advance that it credits.
@@ -439,6 +458,7 @@ async fn the_samples_of_rarer_shapes_grant_what_their_table_says() {
         (&["invoice.paid.quote_accept"], 5000),
         (&["invoice.paid.manual.pack"], 2500),
         (&with_invoice, 1500),
+        (&late_session, 5000),
         (&["checkout.session.completed.lifetime"], 20_500),
         (&trial, 5500),
         (&overdue[..1], 500),
