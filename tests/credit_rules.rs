@@ -268,8 +268,8 @@ async fn a_subscription_made_in_stripes_dashboard_goes_to_the_user_of_its_custom
     assert_eq!(tier_and_credits(&world, "user_1").await, ("pro".to_owned(), 6000, 5000));
 }
 
-/// The session of a purchase names another user than the one who owns its customer. The invoice that it made names
-/// none, and is heard first.
+/// A checkout's session names `user_1`, but its customer belongs to `user_2`. The invoice of the checkout
+/// names no user and arrives first, so it goes to `user_2`.
 #[tokio::test]
 async fn a_session_goes_to_the_user_it_names_though_its_invoice_went_to_its_customers_user() {
     let world = World::new().await;
@@ -439,7 +439,7 @@ async fn the_samples_of_rarer_shapes_grant_what_their_table_says() {
     let renewed = [mixed[0], mixed[1], "invoice.paid.renewal.monthly_item"];
     let removed = [&renewed[..], &["customer.subscription.updated.item_removed"]].concat();
     let with_invoice = ["checkout.session.completed.pack.invoice_creation", "invoice.paid.invoice_creation"];
-    // A paid period ended the pack of the invoice before its session is heard.
+    // The invoice grants the pack, a paid period ends it, then the session arrives.
     let late_session = [with_invoice[1], "invoice.paid.coupon", with_invoice[0]];
     let trial = ["customer.subscription.updated.trial_extended"];
     let in_advance = ["invoice.paid.prorated_first", "invoice.paid.in_advance"];

@@ -273,7 +273,7 @@ impl NewEntry {
 
 /// The maximum number of ends of credits that one change books one by one. The rest is booked in one entry.
 const MAX_DUE_STEPS: usize = 16;
-/// The number of newest periods that a late pack outlives. The newest one counts, unless it proves void.
+/// Of the periods that had begun when a late pack arrived, this many of the newest are stored with it.
 const MAX_OUTLIVED: usize = 8;
 
 impl Account {
@@ -650,7 +650,7 @@ impl Account {
                 .extract_if(.., |known| is_other(known))
                 .chain(others.extract_if(.., |known| is_other(known)))
                 .collect();
-            // The purchase arrived with the invoice.
+            // What the invoice granted arrived before the session.
             let arrived = of_invoice.first().map_or(outlives, |known| known.outlives.clone());
             let outlives = if lifetime { BTreeSet::new() } else { arrived };
             let lot = |purchase: Purchase| Purchase { outlives: outlives.clone(), ..purchase };

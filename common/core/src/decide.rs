@@ -845,8 +845,8 @@ pub fn ledger_keys(event: &Event) -> Vec<LedgerKey> {
     }
 }
 
-/// The invoice that a session of a purchase made. Its entry is loaded before the decision, because it may have
-/// granted the purchase.
+/// The invoice that a session of a purchase made. Its entry is loaded before the decision, because it may
+/// have granted the purchase.
 pub fn invoice_of_purchase(event: &Event) -> Option<InvoiceId> {
     let Object::CheckoutSession(session) = &event.object else { return None };
     session.invoice.clone().filter(|_| session.subscription.is_none())

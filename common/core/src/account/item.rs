@@ -44,8 +44,8 @@ const MAX_CREDITS_AHEAD: usize = 8;
 const MAX_BETWEEN: usize = 4;
 /// The maximum number of period starts of one item that no line has opened.
 const MAX_STARTS: usize = 16;
-/// The maximum number of periods before the current one that are kept: each was cut short by the next, or ended
-/// before it.
+/// The maximum number of periods before the current one that are kept: each was cut short by the next, or
+/// ended before it.
 const MAX_PREDECESSORS: usize = 12;
 /// An invoice that was made longer than this before the start of a line bills the line's period in advance.
 /// One recorded invoice was made a second before its line starts.
@@ -95,7 +95,7 @@ pub struct Item {
     /// Starts that may still end packs.
     #[serde(default, skip_serializing_if = "Resets::is_empty")]
     resets: Resets,
-    /// Start of a paid period that followed the one before it without a gap. No earlier period counts in it.
+    /// Start of a paid period that began when the period before it ended. Older periods do not matter to it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     follows_from: Option<Timestamp>,
     /// Credits of time ahead whose lines are dropped.

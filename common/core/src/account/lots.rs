@@ -121,8 +121,8 @@ pub struct Purchase {
     pub payment: Option<String>,
     /// When it was bought.
     pub at: Timestamp,
-    /// Starts of later periods that end packs, and had begun when it arrived. It counts from the newest of them
-    /// that still counts.
+    /// Starts of later periods that end packs, and had begun when it arrived. It counts from the newest of
+    /// them that still counts.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub outlives: BTreeSet<Timestamp>,
     /// Later starts that its own invoice bills. A period that the invoice opens there does not end it.
@@ -250,8 +250,8 @@ impl Purchase {
             || same(self.payment.as_deref(), other.payment.as_deref())
     }
 
-    /// The time from which a pack counts, if periods that end packs begin at `resets`: an older period does not
-    /// end it.
+    /// The time from which a pack counts, if periods that end packs begin at `resets`: an older period does
+    /// not end it.
     pub(super) fn counts_from(&self, resets: &BTreeSet<Timestamp>) -> Timestamp {
         self.outlives.intersection(resets).copied().fold(self.at, Timestamp::max)
     }

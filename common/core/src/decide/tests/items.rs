@@ -1642,8 +1642,9 @@ fn an_invoice_is_superseded_neither_while_its_period_runs_nor_before_it() {
     assert_eq!(notes, [("invoice#in_1", None), ("invoice#in_2", None)], "{}", run.summary());
 }
 
-/// A yearly period is heard after the one that cut it short. What was spent in the month before it counts as in the
-/// order in which Stripe made them: half of the year and all of the renewal were paid for otherwise.
+/// A month, then a year, then a renewal that cuts the year short. The result is the same if the year's
+/// invoice arrives last. Half of the year and nothing of the renewal was paid for, so that share of what was
+/// spent in the month still counts as spent: half of 1,400.
 #[test]
 fn a_period_that_fills_a_gap_is_heard_late() {
     let (change, next) = (T + 15 * DAY, T + 45 * DAY);

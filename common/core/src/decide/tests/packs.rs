@@ -1,5 +1,5 @@
-//! Packs under `addons = "reset"`: which periods end them, also if packs, periods and the invoices that make a
-//! month in advance void are heard in another order.
+//! Packs under `addons = "reset"`: which periods end them, in the order in which Stripe made the events and
+//! in other orders.
 
 use serde_json::json;
 
@@ -50,8 +50,9 @@ fn check(what: &str, life: &[Vec<Step>], expect: &str) {
     assert_eq!(end(&run), expect, "{what}: {}", run.summary());
 }
 
-/// A pack that is heard late counts from the newest period that ends packs. If that is a month in advance which
-/// never begins, the pack counts from the one before, or from its sale: a period that was heard later ends it.
+/// The event of a pack arrives after a month in advance has begun, so that month does not end the pack. Then
+/// a change to a year cancels the month. The year ends the pack if it began after the sale and its events
+/// arrive after those of the pack.
 #[test]
 fn a_late_pack_counts_from_a_period_that_began() {
     let sold = |at: i64| vec![pack(at, "cs_1")];
@@ -65,8 +66,7 @@ fn a_late_pack_counts_from_a_period_that_began() {
     }
 }
 
-/// A pack on the invoice of a month in advance outlives the start of that month, and ends like any other if the
-/// month never begins.
+/// The month does not end the pack that is sold on its own invoice. A year that replaces the month does.
 #[test]
 fn a_pack_on_the_invoice_of_a_month_in_advance_ends_with_a_period_that_begins_instead() {
     let begun = [opened(), advance_with_pack(), later()].concat();
@@ -74,7 +74,8 @@ fn a_pack_on_the_invoice_of_a_month_in_advance_ends_with_a_period_that_begins_in
     check_life("changed", &[begun, year(), later()].concat(), "pro 5000 | si_1=5000");
 }
 
-/// It ends with another subscription's period between its sale and the month, if that is heard after the pack.
+/// Another subscription's period begins after the sale of the pack and before the month in advance. It ends
+/// the pack, unless its event arrives before the pack's.
 #[test]
 fn a_pack_on_the_invoice_of_a_month_in_advance_ends_with_a_period_before_that_month() {
     let (ended, stays) =
@@ -87,7 +88,8 @@ fn a_pack_on_the_invoice_of_a_month_in_advance_ends_with_a_period_before_that_mo
     check("before the pack", &[between, sold, first, later()], stays);
 }
 
-/// The pack is on an invoice for seats of the next month. The plan is renewed in the same second by another one.
+/// One invoice sells seats of the next month and a pack. Another invoice renews the plan in the second in
+/// which these seats begin: it ends the pack.
 #[test]
 fn a_renewal_ends_a_pack_on_an_invoice_that_bills_another_item_from_then_on() {
     let lines = [line("si_2", "price_team", 100, NEXT, THIRD), once("price_p1000", 500)];
@@ -103,8 +105,8 @@ fn a_renewal_ends_a_pack_on_an_invoice_that_bills_another_item_from_then_on() {
     );
 }
 
-/// A trial that is given to a paying customer credits a month in advance that seemed to have begun, and no other
-/// period is known: the pack that the month ended is there again.
+/// A month in advance has begun and ended a pack. Then the invoice of a trial arrives, which cancels the
+/// month: the pack is there again. No other period of the item is known.
 #[test]
 fn a_trial_that_credits_a_month_in_advance_gives_packs_back() {
     let trial = [&credits(HALF)[..], &[line("si_1", "price_business", 0, HALF, month(HALF))]].concat();
@@ -144,9 +146,9 @@ fn a_pack_that_ended_is_not_joined_with_one_that_did_not() {
     }
 }
 
-/// Of a purchase with an invoice of its own, the invoice may be heard long before the session. If a period has
-/// ended the pack by then, or all of it was spent, the session grants nothing again. Either the session names the
-/// invoice, or both have the same payment.
+/// A checkout sells a pack and makes an invoice. The invoice's event arrives first and grants the pack, then
+/// a period ends the pack, then the session's event arrives: it grants nothing. The session names the
+/// invoice, or only the payment of both is the same.
 #[test]
 fn a_session_grants_nothing_again_after_its_invoices_pack_ended() {
     let sold = || json!({"pack": "p1000"});
@@ -168,7 +170,7 @@ fn a_session_grants_nothing_again_after_its_invoices_pack_ended() {
     }
 }
 
-/// Both are granted by the session, as if it had been heard first.
+/// A checkout sells both and makes an invoice. The result is the same whichever event arrives first.
 #[test]
 fn a_plan_for_life_beside_a_pack_stays_if_their_invoice_is_heard_first() {
     let lines = [once("price_p1000", 2000), once("price_business", 9000)];
