@@ -125,6 +125,8 @@ fn an_edit_to_keep_ends_no_pack() {
     check("reset", std::slice::from_ref(&life), left);
     check("keep", &[life.clone(), vec![KEEP]], left);
     check("keep, then reset", &[life, vec![KEEP, Step::Spend(0), RESET, Step::Spend(0)]], left);
+    let kept = [vec![Step::KeepAddons], opened(), vec![pack(T + DAY, "cs_1")], advance(), later()];
+    check("kept from the start", &kept, "business 21000 | pack=1000 si_1=20000");
     let bought = [vec![Step::KeepAddons], opened(), advance_with_pack(), later(), vec![RESET]];
     check("on the invoice", &bought, "business 21000 | pack=1000 si_1=20000");
 }
