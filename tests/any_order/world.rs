@@ -407,8 +407,8 @@ impl<'a> World<'a> {
                 _ => {}
             }
         }
-        // What an invoice credits was paid by an earlier one, which may be unknown: that of the period in
-        // which the credit starts. A period in advance may have the very start of the credit.
+        // What an invoice credits was paid by an earlier one, which may be unknown: that of the newest period
+        // before the credit, which must not be over. A period in advance may have the very start of the credit.
         let mut charged: Vec<(String, &str, i64, i64)> = Vec::new();
         for object in invoices.iter().map(|(_, object)| *object) {
             for line in lines_of(object).filter(|line| line_amount(line) > 0) {
@@ -425,9 +425,10 @@ impl<'a> World<'a> {
         }
         let was_charged = |by: &Value, line: &Value| {
             let at = line_time(line, "start");
-            charged.iter().any(|(item, invoice, start, end)| {
-                item == line_item(line) && by["id"] != *invoice && *start < at && at < *end
-            })
+            let earlier = charged.iter().filter(|(item, invoice, start, _)| {
+                item == line_item(line) && by["id"] != *invoice && *start < at
+            });
+            earlier.max_by_key(|(_, _, start, end)| (start, end)).is_some_and(|(.., end)| at < *end)
         };
         let is_back = |object: &Value| {
             let shown = &object["payments"]["data"][0]["payment"]["payment_intent"];

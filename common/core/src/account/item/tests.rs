@@ -82,6 +82,39 @@ fn what_may_still_end_packs_is_stored() {
     assert_eq!(serde_json::to_string(&Item::default()).unwrap(), "{}");
 }
 
+/// The line of a month that begins at second 50 and was billed in advance; the current period begins at second
+/// 100. A credit matters if it closes that month, or if it lasts beyond the start of the current period.
+#[test]
+fn a_credit_is_kept_while_it_may_close_a_period() {
+    let line = json!({
+        "invoice": "in_2", "at": 5, "made": 5, "start": 50, "end": 80, "price": "price_pro",
+        "terms": {"plan": "pro", "credits": 5000}, "amount": 2000, "total": 2000,
+    });
+    let is_kept = |start: i64, until: i64, in_advance: bool| {
+        let mut line: Line = serde_json::from_value(line.clone()).unwrap();
+        line.made = line.made.filter(|_| in_advance);
+        let mut item = Item { lines: vec![line], ..Item::default() };
+        let invoice = InvoiceId::new("in_3").unwrap();
+        let credit = CreditAhead { billed_at: at(start), start: at(start), until: at(until), invoice };
+        item.keep_credits_ahead(vec![credit], at(100));
+        !item.credits_ahead.is_empty()
+    };
+    for (start, until, kept) in [
+        (40, 60, true),
+        (49, 51, true),
+        (50, 60, false),
+        (60, 70, false),
+        (40, 50, false),
+        (20, 40, false),
+        (60, 100, false),
+        (60, 101, true),
+        (60, 500, true),
+    ] {
+        assert_eq!(is_kept(start, until, true), kept, "from {start} to {until}");
+    }
+    assert!(!is_kept(40, 60, false), "the month was billed at its start");
+}
+
 /// The digests of the sights that are left of these, each with its second and its plan.
 fn compressed(sights: &[(i64, &str)], monthly: bool) -> Vec<u32> {
     let mut all: Vec<Sight> =

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::shapes::{
     DAY, T, YEAR, bill, bill_with, check_life, flagged, item, line, month, shows, tie, tie_by,
 };
-use super::{Step, pack, refunded};
+use super::{Run, Step, pack, refunded};
 
 const ON_PAYMENT: Step = Step::Edit("[policy]\n", "[policy]\nplan_change = \"on_payment\"\n");
 /// When the first month ends, and the second one.
@@ -83,6 +83,18 @@ fn an_invoice_in_advance_counts_from_when_it_was_made() {
         ] {
             check_life(what, &life(made, paid, refunds), &format!("pro {left} | si_1={left}"));
         }
+    }
+}
+
+/// An invoice that is made up to a minute before its period is the one of the period's start.
+#[test]
+fn an_invoice_is_in_advance_if_it_is_made_more_than_a_minute_before_its_period() {
+    for (before, in_advance) in [(0, false), (59, false), (60, false), (61, true), (3600, true)] {
+        let lines = [line("si_1", "price_business", 10_000, NEXT, THIRD)];
+        let run = Run::of(&[bill(NEXT - before, "in_2", "subscription_update", &lines)]);
+        let item = serde_json::to_value(&run.account.state.subscriptions["sub_1"].items["si_1"]).unwrap();
+        let made = item["lines"][0].get("made").and_then(Value::as_i64);
+        assert_eq!(made, Some(NEXT - before).filter(|_| in_advance), "{before} seconds before");
     }
 }
 
@@ -288,6 +300,13 @@ fn a_credit_leaves_months_in_advance_alone_that_it_does_not_credit() {
         shows(THIRD, "active", &[plan("price_business", THIRD)]),
     ];
     check_life("the month after the next", &[opened(), skipped].concat(), "business 20000 | si_1=20000");
+    // A week takes the place of the rest of the first month: its credit ends where the second month begins.
+    let lines = [
+        flagged("si_1", "price_business", -5000, HALF, NEXT),
+        line("si_1", "price_pro", 300, HALF, HALF + 7 * DAY),
+    ];
+    let week = vec![bill(HALF + 1, "in_3", "subscription_update", &lines), Step::At(NEXT + DAY)];
+    check_life("a week", &[opened(), advance(), week].concat(), "business 20000 | si_1=20000");
 }
 
 /// A year takes the place of a month in advance; in that month the year is credited for a new anchor. The

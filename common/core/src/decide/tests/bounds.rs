@@ -54,6 +54,7 @@ fn each_list_is_kept_up_to_its_maximum() {
     let length = |list: &Value| list.as_array().map_or(0, Vec::len);
     let one = &state["subscriptions"]["sub_1"]["items"]["si_1"];
     assert_eq!((length(&one["lines"]), length(&one["sights"])), (64, 16));
+    assert_eq!(one["lines"][0]["invoice"], "in_0", "the one that opens the period stays");
     let older = |pack: &Value| length(&pack["older"]);
     let packs = state["packs"].as_array().unwrap();
     assert_eq!((packs.len(), packs.iter().map(older).max()), (24, Some(20)));

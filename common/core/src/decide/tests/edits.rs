@@ -247,6 +247,10 @@ fn a_running_trial_keeps_its_credits_after_an_edit() {
         let edit = || Step::Edit("trial_credits = 2000\n", edit);
         let given = vec![trial(T), Step::Spend(500), edit(), trial(T + DAY)];
         check_life("an edited trial", &given, "pro 1500 | si_1=1500");
+        // The new end of a trial begins a new period.
+        let extended = shows(T + DAY, "trialing", &[item("si_1", "price_pro", T + DAY, T + 40 * DAY)]);
+        let given = vec![trial(T), Step::Spend(500), edit(), extended];
+        check_life("extended", &given, "pro 1500 | si_1=1500");
     }
 }
 

@@ -70,7 +70,9 @@ fn a_late_pack_counts_from_a_period_that_began() {
 #[test]
 fn a_pack_on_the_invoice_of_a_month_in_advance_ends_with_a_period_that_begins_instead() {
     let begun = [opened(), advance_with_pack(), later()].concat();
-    check_life("as it is", &begun, "business 21000 | pack=1000 si_1=20000");
+    let kept = "business 21000 | pack=1000 si_1=20000";
+    check_life("as it is", &begun, kept);
+    check_life("after a spend", &[begun.clone(), vec![Step::Spend(0)]].concat(), kept);
     check_life("changed", &[begun, year(), later()].concat(), "pro 5000 | si_1=5000");
 }
 
@@ -114,6 +116,47 @@ fn a_trial_that_credits_a_month_in_advance_gives_packs_back() {
     check_life("as it seemed", &life, "business until day 60 20000 | si_1=20000");
     let given = vec![bill(HALF + 1, "in_3", "subscription_update", &trial)];
     check_life("as it is", &[life, given, later()].concat(), "free 1000 | pack=1000");
+}
+
+/// An item is removed before the month that was paid for it in advance: the month never begins and ends no
+/// pack, whether the pack's event arrives before the month's start or after it.
+#[test]
+fn a_month_in_advance_of_a_removed_item_ends_no_pack() {
+    let beside = item("si_2", "price_pro_year", T, T + YEAR);
+    let items = [item("si_1", "price_business", T, NEXT), beside.clone()];
+    let lines =
+        [line("si_1", "price_business", 1, T, NEXT), line("si_2", "price_pro_year", 20_000, T, T + YEAR)];
+    let started = vec![shows(T, "active", &items), bill(T + 1, "in_1", "subscription_create", &lines)];
+    let removed = vec![shows(HALF + DAY, "active", &[beside])];
+    let before = [started, advance(), removed].concat();
+    let sold = vec![pack(HALF, "cs_1")];
+    let spend = vec![Step::Spend(0)];
+    let left = "pro 26000 | pack=1000 si_1=20000 si_2=5000";
+    for rest in [vec![sold.clone(), later()], vec![later(), sold]] {
+        let life = [before.clone(), rest.concat()].concat();
+        check_life("as it is", &life, left);
+        check_life("after a spend", &[life, spend.clone(), later()].concat(), left);
+    }
+}
+
+/// A month in advance has begun and ended a pack. Then a change to seats arrives, which cancels the month. The
+/// pack is there again, also when the account has dropped the lines of that time.
+#[test]
+fn a_month_that_a_change_cancelled_ends_no_pack_when_its_line_is_dropped() {
+    let [first, second] = credits(HALF);
+    let seats = |start: i64| line("si_1", "price_team", 700, start, month(start));
+    let shown = |start: i64| shows(start, "active", &[item("si_1", "price_team", start, month(start))]);
+    let begun = [opened(), vec![pack(T + 5, "cs_1")], advance(), later(), vec![Step::Spend(0)]].concat();
+    check("as it seemed", std::slice::from_ref(&begun), "business 20000 | si_1=20000");
+    let mut life = begun;
+    life.extend([shown(HALF), bill(HALF + 1, "in_3", "subscription_update", &[first, second, seats(HALF)])]);
+    let mut start = HALF;
+    for number in 4..8 {
+        start = month(start);
+        life.push(shown(start));
+        life.push(bill(start + 1, &format!("in_{number}"), "subscription_cycle", &[seats(start)]));
+    }
+    check("as it is", &[life], "business 2000 | pack=1000 si_1=1000");
 }
 
 /// `addons = "keep"` ends no pack, also none that arrived after a month in advance.
