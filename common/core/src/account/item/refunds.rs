@@ -69,6 +69,8 @@ struct Bill<'a> {
     invoice: &'a InvoiceId,
     /// The invoice's `total` in minor units.
     total: i64,
+    /// Minor units that were paid: less than `total` if the customer's balance paid the rest.
+    paid: i64,
     /// Minor units that are credited for it.
     credited: i64,
     /// Where the newest credit starts.
@@ -94,7 +96,13 @@ impl Bill<'_> {
 
     /// What refunds and disputes of its own payment take of a part.
     fn lost(&self, part: Credits, view: &View<'_>) -> Credits {
-        part.share((view.refunded)(self.invoice), self.total)
+        part.share(self.back(view), self.total)
+    }
+
+    /// Refunded and disputed minor units. A bank may dispute a payment that is refunded already: no more than
+    /// was paid goes back.
+    fn back(&self, view: &View<'_>) -> i64 {
+        (view.refunded)(self.invoice).min(self.paid.max(0))
     }
 }
 
@@ -106,6 +114,7 @@ impl Line {
             at: self.at,
             invoice: &self.invoice,
             total: self.total,
+            paid: self.paid.unwrap_or(self.total),
             credited: self.credited.saturating_sub(self.charged_before).max(0),
             credited_at: self.credited_at.unwrap_or(self.start),
             charged: self.charged.unwrap_or(self.amount),
@@ -127,6 +136,7 @@ impl Period {
             at: self.at,
             invoice: &self.invoice,
             total: self.total,
+            paid: self.paid,
             credited: self.credited.saturating_sub(self.charged_before).max(0),
             credited_at: self.credited_at,
             charged: self.charged,
@@ -233,7 +243,7 @@ impl Item {
     /// credits of earlier payments.
     pub(in crate::account) fn is_refunded(&self, period: &Period, view: &View<'_>) -> bool {
         let paid = self.paid(view);
-        let back = |line: &&Line| line.total <= 0 || (view.refunded)(&line.invoice) >= line.total;
+        let back = |line: &&Line| line.total <= 0 || line.bill().back(view) >= line.total;
         self.lost_of_opening(WHOLE, period, &paid, view) == WHOLE
             && self.charges(period, &paid.periods).iter().all(back)
     }

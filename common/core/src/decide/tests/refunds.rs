@@ -258,6 +258,13 @@ fn a_refund_and_a_dispute_take_no_more_than_their_payment_paid() {
     check_life("won", &life("won"), "pro 3750 | si_1=3750");
     let both = [life("lost"), vec![refunded(LATER, "pi_2", 2000)]].concat();
     check_life("the other one is refunded too", &both, "pro 0 | si_1=0");
+    // The customer's balance paid the other half. A refund alone does not say what its charge charged.
+    let lines = [line("si_1", "price_pro", 4000, T, month(T))];
+    let paid = bill_with(T + 1, "in_1", "subscription_create", &lines, json!({"amount_paid": 2000}));
+    let back = refund("updated", LATER, "pi_1", "re_1", 2000, "succeeded");
+    let shown = shows(T, "active", &[plan("price_pro")]);
+    let life = vec![shown, paid, by_card("pi_1"), back, dispute("closed", LATER + 9, "pi_1", "lost")];
+    check_life("half by the balance", &life, "pro 2500 | si_1=2500");
 }
 
 /// Month to year in the first month: the invoice credits 1900 of what `in_1` paid.
