@@ -419,7 +419,7 @@ fn case(life: &Life, events: &[Event], rng: &mut fastrand::Rng) -> Case {
     Case { policy, bodies, events, in_order, arrived, late_addons }
 }
 
-/// A refund of every payment of a life that was not disputed: the two would add up to more than was paid.
+/// A refund of what is left of every payment of a life that was not disputed: more than was paid cannot go back.
 fn refunds_of_all(life: &Life, bodies: &[Value]) -> Vec<Value> {
     let mut payments: BTreeMap<&str, i64> = BTreeMap::new();
     for body in bodies {
@@ -437,6 +437,23 @@ fn refunds_of_all(life: &Life, bodies: &[Value]) -> Vec<Value> {
     for body in bodies.iter().filter(|body| body["data"]["object"]["object"] == "dispute") {
         payments.remove(body["data"]["object"]["payment_intent"].as_str().unwrap_or_default());
     }
+    let refunds = || {
+        let objects = bodies.iter().map(|body| &body["data"]["object"]);
+        objects.filter(|object| object["object"] == "refund")
+    };
+    let failed: BTreeSet<&str> = refunds()
+        .filter(|refund| matches!(refund["status"].as_str(), Some("failed" | "canceled")))
+        .filter_map(|refund| refund["id"].as_str())
+        .collect();
+    let mut known = BTreeSet::new();
+    for refund in refunds().filter(|refund| refund["status"] == "succeeded") {
+        let id = refund["id"].as_str().unwrap_or_default();
+        let left = refund["payment_intent"].as_str().and_then(|intent| payments.get_mut(intent));
+        if let (Some(left), false, true) = (left, failed.contains(id), known.insert(id)) {
+            *left -= refund["amount"].as_i64().unwrap_or(0);
+        }
+    }
+    payments.retain(|_, left| *left > 0);
     let refund = |(intent, amount): (&str, i64)| {
         json!({
             "id": format!("evt_back_{intent}"), "object": "event", "type": "refund.created",

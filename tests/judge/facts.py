@@ -188,14 +188,16 @@ class Facts:
         return mine.union(*map(self.paid, tied))
 
     def went_back(self, document, at, now):
-        """Minor units that had gone back at a moment, as is known now. A dispute that was won takes none."""
+        """Minor units that had gone back at a moment, as is known now: no more than was paid. A dispute that was
+        won takes none."""
         back = 0
         for payment in self.payments(document):
             disputed = sum(amount for start, end, won, amount in self.dispute_spans(payment)
                            if start <= at and not (won and end <= now))
             refunded, charges = self.refunded(payment, at), self.of_payment(self.charges, payment)
             back += max(refunded, min([refunded + disputed, *(states[0][3] for states in charges)]))
-        return back
+        invoice = self.invoices.get(document)
+        return min(back, invoice.paid) if invoice else back
 
     def of_payment(self, news, payment):
         return [states for states in news.values() if self.payment(states[0][1]) == payment]
