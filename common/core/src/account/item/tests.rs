@@ -115,6 +115,54 @@ fn a_credit_is_kept_while_it_may_close_a_period() {
     assert!(!is_kept(40, 60, false), "the month was billed at its start");
 }
 
+#[test]
+fn the_newest_credits_ahead_are_kept() {
+    for many in [7, 8, 9, 12] {
+        let invoice = InvoiceId::new("in_3").unwrap();
+        let credit = |second| CreditAhead {
+            billed_at: at(second),
+            start: at(second),
+            until: at(1000),
+            invoice: invoice.clone(),
+        };
+        let mut item = Item::default();
+        item.keep_credits_ahead((0..many).map(credit).collect(), at(100));
+        let kept: Vec<CreditAhead> = (0.max(many - 8)..many).map(credit).collect();
+        assert_eq!(item.credits_ahead, kept, "of {many}");
+    }
+}
+
+/// The newer snapshot counts. Of two snapshots of one second the one that names the other as the state before it
+/// counts, else the price and the quantity decide.
+#[test]
+fn the_newer_of_two_states_of_a_trial_counts() {
+    let trial = |second: i64, price: &str, digest: u32, before: Option<u32>| Trial {
+        at: at(second),
+        price: PriceId::new(price).unwrap(),
+        quantity: 1,
+        terms: terms("pro", 5000),
+        end: Some(at(100)),
+        digest,
+        before,
+    };
+    let longer = |one: Trial| Trial { end: Some(at(200)), ..one };
+    let (a, b) = (|before| trial(5, "price_a", 1, before), |before| trial(5, "price_b", 2, before));
+    for (what, newer, older) in [
+        ("a later second", trial(6, "price_a", 1, None), b(Some(1))),
+        ("it names the other one", a(Some(2)), b(None)),
+        ("it names the other one, which names a third", a(Some(2)), b(Some(9))),
+        ("neither names the other", b(None), a(None)),
+        ("both name a third", b(Some(9)), a(Some(9))),
+        ("each names the other", b(Some(1)), a(Some(2))),
+        ("one plan, and one knows its predecessor", a(Some(9)), a(None)),
+        ("one plan with two ends", longer(a(None)), a(None)),
+        ("one plan, a predecessor counts more than the end", a(Some(9)), longer(a(None))),
+    ] {
+        assert!(follows(&newer, &older), "{what}");
+        assert!(!follows(&older, &newer), "{what}, the other way round");
+    }
+}
+
 /// The digests of the sights that are left of these, each with its second and its plan.
 fn compressed(sights: &[(i64, &str)], monthly: bool) -> Vec<u32> {
     let mut all: Vec<Sight> =

@@ -549,6 +549,8 @@ fn what_is_credited_pays_for_other_items_if_nothing_is_to_be_paid() {
     assert_eq!(moved_in_time(Some("si_2"), (12, 42), &free), None, "of an item that costs nothing now");
     let renewed = [("si_1", -900, 9, 30), ("si_1", 0, 12, 60), ("si_2", 300, 12, 30)];
     assert_eq!(moved_in_time(Some("si_2"), (12, 30), &renewed), some(900, 300), "by its newest credit");
+    let longer = [("si_1", -900, 9, 30), ("si_1", 0, 20, 50), ("si_2", 300, 12, 42)];
+    assert_eq!(moved_in_time(Some("si_2"), (12, 42), &longer), None, "a line of 0 is no credit");
 }
 
 /// What an invoice charges for an item is the sum of its lines. A credit of its unused time was paid for by

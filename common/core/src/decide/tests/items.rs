@@ -1276,36 +1276,44 @@ fn openings_of_plans_reset_packs_and_those_of_seats_do_not() {
 /// arrive first. It may also arrive when that period is over.
 #[test]
 fn a_charge_in_the_second_of_an_opening_ends_packs_also_when_the_period_is_over() {
-    let (start, next) = (T + MONTH, T + 3 * MONTH);
-    let seats_of = |id: &str, start: i64| {
-        let line = times(2, line("si_1", "price_team", 400, start, month(start)));
-        bill(start + 1, id, "subscription_cycle", &[line])
-    };
-    let charge = |start: i64| {
-        let lines = [flagged("si_1", "price_business", 7000, start, month(T + MONTH))];
-        bill(start + 2, "in_change", "subscription_update", &lines)
-    };
-    let shown = shows(start, "active", &[item("si_1", "price_business", start, month(start))]);
-    let (opening, renewal) = (|| seats_of("in_1", start), || seats_of("in_2", next));
-    let ended = |steps: &[Step]| Run::of(&[vec![pack(T, "cs_1")], steps.to_vec()].concat()).balance().get();
-    let (gone, kept) = (2000, 3000);
-    for (what, steps, expect) in [
-        ("in time", vec![charge(start), opening(), renewal()], gone),
-        ("after the next period", vec![opening(), renewal(), charge(start)], gone),
-        ("the opening after both", vec![renewal(), charge(start), opening()], gone),
-        ("a second later", vec![opening(), renewal(), charge(start + 1)], kept),
-        ("a snapshot shows the start, in time", vec![shown.clone(), charge(start), renewal()], gone),
-        ("the snapshot last", vec![charge(start), renewal(), shown.clone()], gone),
-        ("the snapshot first, the charge last", vec![shown.clone(), renewal(), charge(start)], gone),
-        ("no snapshot", vec![charge(start), renewal()], kept),
-    ] {
-        let first =
-            bill(T - MONTH, "in_0", "subscription_create", &[line("si_1", "price_pro", 2000, T - MONTH, T)]);
-        assert_eq!(ended(&steps), expect, "{what}");
-        assert_eq!(ended(&[vec![first], steps].concat()), expect, "{what}, after a first period");
+    // The next period follows, or there is a month between.
+    let start = T + MONTH;
+    for next in [T + 2 * MONTH, T + 3 * MONTH] {
+        let seats_of = |id: &str, start: i64| {
+            let line = times(2, line("si_1", "price_team", 400, start, month(start)));
+            bill(start + 1, id, "subscription_cycle", &[line])
+        };
+        let charge = |start: i64| {
+            let lines = [flagged("si_1", "price_business", 7000, start, month(T + MONTH))];
+            bill(start + 2, "in_change", "subscription_update", &lines)
+        };
+        let shown = shows(start, "active", &[item("si_1", "price_business", start, month(start))]);
+        let (opening, renewal) = (|| seats_of("in_1", start), || seats_of("in_2", next));
+        let ended =
+            |steps: &[Step]| Run::of(&[vec![pack(T, "cs_1")], steps.to_vec()].concat()).balance().get();
+        let (gone, kept) = (2000, 3000);
+        for (what, steps, expect) in [
+            ("in time", vec![charge(start), opening(), renewal()], gone),
+            ("after the next period", vec![opening(), renewal(), charge(start)], gone),
+            ("the opening after both", vec![renewal(), charge(start), opening()], gone),
+            ("a second later", vec![opening(), renewal(), charge(start + 1)], kept),
+            ("a snapshot shows the start, in time", vec![shown.clone(), charge(start), renewal()], gone),
+            ("the snapshot last", vec![charge(start), renewal(), shown.clone()], gone),
+            ("the snapshot first, the charge last", vec![shown.clone(), renewal(), charge(start)], gone),
+            ("no snapshot", vec![charge(start), renewal()], kept),
+        ] {
+            let first = bill(
+                T - MONTH,
+                "in_0",
+                "subscription_create",
+                &[line("si_1", "price_pro", 2000, T - MONTH, T)],
+            );
+            assert_eq!(ended(&steps), expect, "{what}");
+            assert_eq!(ended(&[vec![first], steps].concat()), expect, "{what}, after a first period");
+        }
+        let bought = [opening(), pack(start + DAY, "cs_2"), renewal(), charge(start)];
+        assert_eq!(ended(&bought), kept, "a pack that was bought after the start stays");
     }
-    let bought = [opening(), pack(start + DAY, "cs_2"), renewal(), charge(start)];
-    assert_eq!(ended(&bought), kept, "a pack that was bought after the start stays");
 }
 
 /// A renewal at a discount of all ends packs for good, also when seats replace the plan afterwards.
@@ -1332,7 +1340,8 @@ fn a_renewal_that_cost_nothing_ends_packs_for_good() {
         ("seats at the same discount", team("in_3", 0, next), 2000),
         ("two months of seats", [team("in_3", 2000, next), team("in_4", 2000, month(next))].concat(), 2000),
         ("it was a trial, heard in time", [vec![trial.clone()], team("in_3", 2000, next)].concat(), 3000),
-        ("it was a trial, heard late", [team("in_3", 2000, next), vec![trial]].concat(), 3000),
+        ("it was a trial, heard late", [team("in_3", 2000, next), vec![trial.clone()]].concat(), 3000),
+        ("then a spend", [team("in_3", 2000, next), vec![trial, Step::Spend(0)]].concat(), 3000),
         ("an older pack arrives last", [team("in_3", 2000, next), vec![pack(T + 2, "cs_2")]].concat(), 3000),
     ] {
         assert_eq!(Run::of(&[given.concat(), steps].concat()).balance().get(), expect, "{what}");
