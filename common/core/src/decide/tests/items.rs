@@ -1341,11 +1341,13 @@ fn a_renewal_that_cost_nothing_ends_packs_for_good() {
         ("two months of seats", [team("in_3", 2000, next), team("in_4", 2000, month(next))].concat(), 2000),
         ("it was a trial, heard in time", [vec![trial.clone()], team("in_3", 2000, next)].concat(), 3000),
         ("it was a trial, heard late", [team("in_3", 2000, next), vec![trial.clone()]].concat(), 3000),
-        ("then a spend", [team("in_3", 2000, next), vec![trial, Step::Spend(0)]].concat(), 3000),
+        ("then a spend", [team("in_3", 2000, next), vec![trial.clone(), Step::Spend(0)]].concat(), 3000),
         ("an older pack arrives last", [team("in_3", 2000, next), vec![pack(T + 2, "cs_2")]].concat(), 3000),
     ] {
         assert_eq!(Run::of(&[given.concat(), steps].concat()).balance().get(), expect, "{what}");
     }
+    let unheard = [given[1..].concat(), vec![trial], team("in_3", 2000, next), vec![Step::Spend(0)]].concat();
+    assert_eq!(Run::of(&unheard).balance().get(), 3000, "a trial, and the period before it is not heard");
 }
 
 /// A change waits from the second in which a period began, and an invoice bills it beside the first line of a
